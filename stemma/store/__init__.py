@@ -1,0 +1,1 @@
+"""Where things are kept: settings, the database, files, and the one client for outgoing requests."""

@@ -1,0 +1,105 @@
+"""Every setting of Stemma, read once from the environment (and a `.env` file beside the checkout).
+
+A setting belongs here and nowhere else; `docs/SETTINGS.md` documents each and a test compares the two.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from stemma.errors import InvalidInput
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class Settings(BaseSettings):
+    """The studio's settings. Sizes are bytes, durations seconds, unless a name says otherwise."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="STEMMA_", env_file=REPOSITORY / ".env", extra="ignore", frozen=True, populate_by_name=True
+    )
+
+    home: Path = Field(default=REPOSITORY / ".stemma", description="Folder that holds all state of this studio")
+
+    database_url: str | None = Field(
+        default=None, description="libpq URI of the stemma database on another server; unset: embedded Postgres"
+    )
+    database_owner_url: str | None = Field(
+        default=None, description="libpq URI of the role that migrates and builds indexes; default: database_url"
+    )
+    dagster_database_url: str | None = Field(
+        default=None, description="libpq URI of Dagster's storage; default: database `dagster` on the same server"
+    )
+    postgres_shared_buffers: str = Field(default="256MB", description="shared_buffers of the embedded Postgres")
+    database_pool_size: int = Field(default=8, ge=1, le=64, description="Connections per process, at most")
+
+    files_url: str | None = Field(
+        default=None, description="Where built files go: a folder or a URL such as s3://bucket/prefix; default: home/files"
+    )
+
+    api_host: str = Field(default="127.0.0.1", description="Address the API binds; loopback only until access control exists")
+    api_port: int = Field(default=8400, ge=1, le=65535, description="Port of the API")
+    webserver_port: int = Field(default=8401, ge=1, le=65535, description="Loopback port of the Dagster webserver")
+    code_server_port: int = Field(default=8402, ge=1, le=65535, description="Loopback port of the Dagster code server")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level that is logged")
+
+    max_document_bytes: int = Field(default=50_000_000, ge=1, description="Larger files are quarantined, larger uploads refused")
+    max_expanded_bytes: int = Field(
+        default=200_000_000, ge=1, description="What a compressed document (DOCX) may unpack to, and the text one document may yield"
+    )
+    chunk_tokens: int = Field(
+        default=256, ge=32, le=512, description="Word pieces per chunk at most, title, headings and special tokens included"
+    )
+    chunk_overlap_tokens: int = Field(default=32, ge=0, le=128, description="Word pieces that neighbouring windows of one section share")
+
+    embedding_model: str = Field(
+        default="minilm", description="`minilm` (bundled all-MiniLM-L6-v2) or the folder of a sentence-transformers model"
+    )
+    embedding_precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="auto: bf16 autocast where the CPU has bf16 instructions, else fp32"
+    )
+    embedding_batch_size: int = Field(default=32, ge=1, le=1024, description="Chunks per forward pass")
+    index_build_memory: str = Field(default="1GB", description="maintenance_work_mem while an HNSW index is built")
+
+    fetch_max_bytes: int = Field(default=50_000_000, ge=1, description="Largest body the outgoing fetcher accepts")
+    fetch_timeout: float = Field(default=30.0, gt=0, description="Seconds one outgoing fetch may take in all")
+
+    ff_jobs_worker: bool = Field(default=False, validation_alias="FF_JOBS_WORKER", description="Run queued jobs")
+    ff_cost_telemetry: bool = Field(default=False, validation_alias="FF_COST_TELEMETRY", description="Aggregate provider costs")
+    ff_evals: bool = Field(default=False, validation_alias="FF_EVALS", description="Run evaluation suites")
+    ff_map_pipeline: bool = Field(default=False, validation_alias="FF_MAP_PIPELINE", description="Build map layers")
+    ff_social_pipeline: bool = Field(default=False, validation_alias="FF_SOCIAL_PIPELINE", description="Render and schedule posts")
+    ff_paid_providers: bool = Field(default=False, validation_alias="FF_PAID_PROVIDERS", description="Allow calls that cost money")
+    use_mocks: bool = Field(default=False, validation_alias="USE_MOCKS", description="Use the offline provider where credentials are missing")
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().resolve()
+
+    @property
+    def inbox(self) -> Path:
+        """Folder whose files become searchable by themselves."""
+        return self.home / "inbox"
+
+    @property
+    def dagster_home(self) -> Path:
+        """Dagster's instance folder."""
+        return self.home / "dagster"
+
+
+def load_settings() -> Settings:
+    """Read the settings; raises InvalidInput that names the variable when a value is unusable."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else "settings"
+        variable = name if name.isupper() else f"STEMMA_{name.upper()}"
+        raise InvalidInput(
+            "setting_invalid", f"{first['msg']}.", field=variable, hint="docs/SETTINGS.md lists what each setting accepts."
+        ) from error
