@@ -1,0 +1,177 @@
+"""How the domain reaches Postgres: the URLs of its roles, one pool per process, transactions and snapshots.
+
+SQL belongs to the capability that owns the table; only connecting, waiting out a restart and closing live here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+from pgvector.psycopg import register_vector
+from psycopg import IsolationLevel
+from psycopg.conninfo import conninfo_to_dict
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from stemma.errors import InvalidInput, Unavailable
+from stemma.store import embedded
+from stemma.store.migrations import sqlalchemy_url
+from stemma.store.settings import Settings
+
+T = TypeVar("T")
+Connection = psycopg.Connection[Any]
+
+HNSW_EF_SEARCH = 100
+_RECOVERY_PATIENCE = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseUrls:
+    """libpq URIs: `app` reads and writes rows, `owner` migrates and builds indexes, `dagster` is Dagster's storage."""
+
+    app: str
+    owner: str
+    dagster: str
+
+    @property
+    def dagster_sqlalchemy(self) -> str:
+        """What Dagster's storage is configured with: its NOTIFY code needs psycopg2, so the driver is named."""
+        return sqlalchemy_url(self.dagster, "psycopg2")
+
+
+def resolve_urls(settings: Settings) -> DatabaseUrls:
+    """The URLs in force: those of the settings, else of the embedded server, which is started when it is not up.
+
+    Raises InvalidInput for a URL that libpq cannot read, Unavailable when the embedded server cannot start.
+    """
+    if settings.database_url is None:
+        return DatabaseUrls(**embedded.ensure_running(settings))
+    app = _checked(settings.database_url, "STEMMA_DATABASE_URL")
+    owner = _checked(settings.database_owner_url or app, "STEMMA_DATABASE_OWNER_URL")
+    dagster = _checked(settings.dagster_database_url or _sibling(app, "dagster"), "STEMMA_DAGSTER_DATABASE_URL")
+    return DatabaseUrls(app=app, owner=owner, dagster=dagster)
+
+
+def _checked(url: str, variable: str) -> str:
+    try:
+        if not url.startswith(("postgresql://", "postgres://")):
+            raise psycopg.ProgrammingError("it does not start with postgresql://")
+        conninfo_to_dict(url)
+    except psycopg.ProgrammingError as error:
+        raise InvalidInput(
+            "database_url_invalid",
+            f"Not a PostgreSQL URI: {str(error).strip()}.",
+            field=variable,
+            hint="Write postgresql://user:password@host:5432/stemma.",
+        ) from error
+    return url
+
+
+def _sibling(url: str, database: str) -> str:
+    return urlunsplit(urlsplit(url)._replace(path=f"/{database}"))
+
+
+def connect(url: str, *, autocommit: bool = False) -> Connection:
+    """One connection outside any pool; raises Unavailable with the server's own words when there is none."""
+    try:
+        return psycopg.connect(url, autocommit=autocommit, connect_timeout=10, application_name="stemma")
+    except psycopg.OperationalError as error:
+        raise _unreachable(error) from error
+
+
+def _unreachable(error: Exception) -> Unavailable:
+    return Unavailable(
+        "database_unreachable",
+        f"The database does not answer: {' '.join(str(error).split())}.",
+        hint="Run `stemma doctor` to see what is wrong.",
+    )
+
+
+def _configure(connection: Connection) -> None:
+    if connection.execute("SELECT to_regtype('vector')").fetchone() != (None,):
+        register_vector(connection)
+        connection.execute("SELECT '[1]'::vector")
+        connection.execute(f"SET hnsw.ef_search = {HNSW_EF_SEARCH}")
+        connection.execute("SET hnsw.iterative_scan = relaxed_order")
+    connection.commit()
+
+
+class Database:
+    """The process's way to the stemma database. Thread-safe; `close()` or use it as a context manager."""
+
+    def __init__(self, urls: DatabaseUrls, *, pool_size: int = 8) -> None:
+        self.urls = urls
+        self._pool: ConnectionPool[Connection] = ConnectionPool(
+            urls.app,
+            kwargs={"application_name": "stemma"},
+            min_size=0,
+            max_size=pool_size,
+            max_idle=60.0,
+            timeout=_RECOVERY_PATIENCE,
+            configure=_configure,
+            check=ConnectionPool.check_connection,
+            open=False,
+        )
+        self._pool.open(wait=False)
+
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        """Resolve the URLs and make a pool; no connection is made before the first use."""
+        return cls(resolve_urls(settings), pool_size=settings.database_pool_size)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the pool; connections in use are closed when they are given back."""
+        self._pool.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A read-write transaction that commits at the end of the block and rolls back on any error."""
+        try:
+            with self._pool.connection() as connection:
+                yield connection
+        except PoolTimeout as error:
+            raise _unreachable(error) from error
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A read-only REPEATABLE READ transaction: every statement in it sees the same rows."""
+        with self.transaction() as connection:
+            connection.isolation_level = IsolationLevel.REPEATABLE_READ
+            connection.read_only = True
+            try:
+                yield connection
+            finally:
+                if not connection.closed:
+                    connection.rollback()
+                    connection.isolation_level = None
+                    connection.read_only = None
+
+    def read(self, query: Callable[[Connection], T]) -> T:
+        """Run `query` in a snapshot, again when the server restarts under it; Unavailable after 20 s of trying."""
+        deadline = time.monotonic() + _RECOVERY_PATIENCE
+        while True:
+            try:
+                with self.snapshot() as connection:
+                    return query(connection)
+            except psycopg.OperationalError as error:
+                if time.monotonic() > deadline:
+                    raise _unreachable(error) from error
+                time.sleep(0.1)
+
+    @contextlib.contextmanager
+    def owner(self, *, autocommit: bool = False) -> Iterator[Connection]:
+        """A connection of the owning role, for migrations and index builds; closed at the end of the block."""
+        with connect(self.urls.owner, autocommit=autocommit) as connection:
+            _configure(connection)
+            yield connection
