@@ -1,0 +1,112 @@
+"""Fixtures for every test: settings in a folder of their own and a fresh migrated database on one real server.
+
+The server is the embedded one, started once per test session; `STEMMA_TEST_DATABASE_URL` names another (its role
+needs CREATEDB). Each test gets a clone of a migrated template, which takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from stemma.store import embedded, migrations
+from stemma.store.database import Database, DatabaseUrls
+from stemma.store.settings import Settings
+
+_TEMPLATE = "stemma_test_template"
+_numbers = itertools.count(1)
+
+
+def _with_database(url: str, name: str) -> str:
+    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+
+
+def _recreate(connection: psycopg.Connection, name: str, template: str) -> None:
+    target, source = sql.Identifier(name), sql.Identifier(template)
+    connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(target))
+    connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(target, source))
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DatabaseUrls]:
+    """One server for the session, with a migrated template database."""
+    given = os.environ.get("STEMMA_TEST_DATABASE_URL")
+    home = tmp_path_factory.mktemp("server")
+    settings = Settings(home=home, postgres_shared_buffers="128MB")
+    urls = (
+        DatabaseUrls(app=given, owner=given, dagster=given)
+        if given
+        else DatabaseUrls(**embedded.ensure_running(settings))
+    )
+    with psycopg.connect(urls.owner, autocommit=True) as connection:
+        _recreate(connection, _TEMPLATE, "template1" if given else "stemma")
+    migrations.upgrade(_with_database(urls.owner, _TEMPLATE))
+    yield urls
+    if not given:
+        embedded.stop(settings, force=True)
+
+
+@pytest.fixture(scope="session")
+def new_database(server: DatabaseUrls) -> Callable[[], DatabaseUrls]:
+    """Make databases: each call clones the migrated template and returns the URLs of the clone."""
+
+    def make() -> DatabaseUrls:
+        name = f"stemma_test_{os.getpid()}_{next(_numbers)}"
+        with psycopg.connect(server.owner, autocommit=True) as connection:
+            _recreate(connection, name, _TEMPLATE)
+        return DatabaseUrls(
+            app=_with_database(server.app, name),
+            owner=_with_database(server.owner, name),
+            dagster=_with_database(server.owner, name),
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def drop_database(server: DatabaseUrls) -> Callable[[DatabaseUrls], None]:
+    """Remove a database that `new_database` made, whoever still holds it."""
+
+    def drop(urls: DatabaseUrls) -> None:
+        name = sql.Identifier(urlsplit(urls.owner).path.lstrip("/"))
+        with psycopg.connect(server.owner, autocommit=True) as connection:
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
+
+    return drop
+
+
+@pytest.fixture
+def settings(
+    tmp_path: Path,
+    new_database: Callable[[], DatabaseUrls],
+    drop_database: Callable[[DatabaseUrls], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Settings]:
+    """Settings with an empty home and a fresh migrated database, also in the environment for child processes."""
+    urls = new_database()
+    home = tmp_path / "home"
+    home.mkdir()
+    values = {
+        "STEMMA_HOME": str(home),
+        "STEMMA_DATABASE_URL": urls.app,
+        "STEMMA_DATABASE_OWNER_URL": urls.owner,
+        "STEMMA_DAGSTER_DATABASE_URL": urls.dagster,
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    yield Settings()
+    drop_database(urls)
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    """A pool on the test's own database."""
+    with Database.open(settings) as opened:
+        yield opened
