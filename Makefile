@@ -1,0 +1,57 @@
+# Everything a newcomer needs: `make demo`, `make up`, `make test`. `make help` lists the rest.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+BENCH_READY := $(VENV)/.installed-bench
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up down test check format bench clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(READY) ## Make the virtual environment and install what constraints.txt pins
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Stemma needs Python 3.11 or newer; name one with make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Installing into $(VENV); the first time takes a few minutes."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(BENCH_READY): $(READY)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bench]'
+	@touch $@
+
+demo: $(READY) ## Materialize the whole graph on the samples and show what was built
+	@$(BIN)/stemma demo
+
+up: $(READY) ## Serve the API, the Dagster UI, sensors and schedules until Ctrl-C
+	@$(BIN)/stemma up
+
+down: $(READY) ## Stop the embedded Postgres
+	@$(BIN)/stemma down
+
+test: $(READY) ## Run the tests
+	@$(BIN)/python -m pytest
+
+check: $(READY) ## Lint, types, import rules and definitions
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/dg check defs
+	@$(BIN)/python -m pytest -q tests/test_docs.py
+
+format: $(READY) ## Format the code
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+bench: $(BENCH_READY) ## Measure ratios against peers and limits; results in benchmarks/results
+	@$(BIN)/python -m benchmarks
+
+clean: ## Remove the environment and caches, never the data in .stemma
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info

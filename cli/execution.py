@@ -1,0 +1,272 @@
+"""Running the asset graph inside this process: which runs a selection needs, in which order, with live progress.
+
+Imported by commands only when they run the graph, since it imports Dagster and the definitions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+from dagster._core.events import DagsterEventType
+from pydantic import PrivateAttr
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+import definitions
+from assets.knowledge import KNOWLEDGE_SOURCES
+from cli.output import err
+from resources.instance import open_instance
+from resources.progress import ProgressResource
+from stemma.errors import CheckFailed, InvalidInput, NotFound, StemmaError
+from stemma.knowledge import sources
+from stemma.progress import Progress as Step
+from stemma.progress import ReportProgress
+from stemma.store.database import Database
+from stemma.store.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """One Dagster run: assets that share their partitions, for one partition of theirs or for none."""
+
+    assets: tuple[dg.AssetKey, ...]
+    partition: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What one materialization made; `metadata` holds the numbers and texts that its asset reported."""
+
+    asset: str
+    partition: str | None
+    seconds: float
+    data_version: str | None
+    changed: bool
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckOutcome:
+    """The result of one asset check."""
+
+    asset: str
+    check: str
+    passed: bool
+    description: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """All that a command materialized and checked."""
+
+    built: tuple[Built, ...]
+    checks: tuple[CheckOutcome, ...]
+    seconds: float
+
+
+class DisplayedProgress(ProgressResource):
+    """Shows steps as bars on standard error instead of logging them."""
+
+    _bars: Progress = PrivateAttr()
+
+    def attach(self, bars: Progress) -> DisplayedProgress:
+        """Show steps on `bars`."""
+        self._bars = bars
+        return self
+
+    def reporter(self, context: dg.AssetExecutionContext) -> ReportProgress:
+        """A callback that drives one bar."""
+        bar = self._bars.add_task("", total=None, visible=False)
+
+        def report(step: Step) -> None:
+            note = f"    {step.stage}: {step.done:,} {step.unit}, {step.rate:,.0f}/s"
+            if step.eta is not None and step.done != step.total:
+                note += f", {step.eta:.0f} s to go"
+            finished = step.done == step.total
+            self._bars.update(bar, description=note, completed=step.done, total=step.total, visible=not finished)
+
+        return report
+
+
+def prepare_partitions(instance: dg.DagsterInstance, database: Database) -> None:
+    """Make the registered sources the partitions of the knowledge assets."""
+    with database.transaction() as connection:
+        names = [source.name for source in sources.list_sources(connection)]
+    known = set(instance.get_dynamic_partitions(str(KNOWLEDGE_SOURCES.name)))
+    instance.add_dynamic_partitions(str(KNOWLEDGE_SOURCES.name), [name for name in names if name not in known])
+    for name in known.difference(names):
+        instance.delete_dynamic_partition(str(KNOWLEDGE_SOURCES.name), name)
+
+
+def select(graph: dg.Definitions, selection: str) -> list[dg.AssetKey]:
+    """The assets that a selection names, upstream first; raises InvalidInput or NotFound.
+
+    Accepts Dagster's selection syntax and, for short, one key such as `knowledge/chunks` or `*` for all.
+    """
+    asset_graph = graph.resolve_asset_graph()
+    try:
+        chosen = dg.AssetSelection.from_string(selection).resolve(asset_graph)
+    except Exception as error:
+        raise InvalidInput(
+            "selection_invalid",
+            f"Not an asset selection: {str(error).splitlines()[0]}",
+            field="SELECTION",
+            hint="Examples: '*', 'knowledge/chunks', 'group:knowledge', 'key:\"knowledge/documents\"+'.",
+        ) from error
+    ordered = [key for key in asset_graph.toposorted_asset_keys if key in chosen]
+    if not ordered:
+        known = ", ".join(sorted(key.to_user_string() for key in asset_graph.materializable_asset_keys))
+        raise NotFound(
+            "asset_unknown", f"No asset matches {selection!r}.", field="SELECTION", hint=f"There are: {known}."
+        )
+    return ordered
+
+
+def plan(
+    graph: dg.Definitions, instance: dg.DagsterInstance, selection: str, partition: str | None
+) -> list[PlannedRun]:
+    """The runs that materialize a selection: neighbours with equal partitions share a run per partition."""
+    asset_graph = graph.resolve_asset_graph()
+    runs: list[PlannedRun] = []
+    batch: list[dg.AssetKey] = []
+
+    def flush() -> None:
+        if not batch:
+            return
+        partitions = asset_graph.get(batch[0]).partitions_def
+        for name in [None] if partitions is None else _names(instance, partitions, partition):
+            runs.append(PlannedRun(tuple(batch), name))
+        batch.clear()
+
+    for key in select(graph, selection):
+        if batch and asset_graph.get(key).partitions_def != asset_graph.get(batch[0]).partitions_def:
+            flush()
+        batch.append(key)
+    flush()
+    if partition is not None and all(run.partition is None for run in runs):
+        raise InvalidInput("partition_unused", f"{selection!r} has no partitions.", field="--partition")
+    return runs
+
+
+def _names(
+    instance: dg.DagsterInstance, partitions: dg.PartitionsDefinition[str], wanted: str | None
+) -> Sequence[str]:
+    names = sorted(partitions.get_partition_keys(dynamic_partitions_store=instance))
+    if wanted is None:
+        return names
+    if wanted not in names:
+        raise NotFound(
+            "partition_unknown",
+            f"There is no partition {wanted!r}.",
+            field="--partition",
+            hint=f"There are: {', '.join(names) or 'none yet'}.",
+        )
+    return [wanted]
+
+
+@contextlib.contextmanager
+def _bars() -> Iterator[Progress]:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as bars:
+        yield bars
+
+
+def materialize(settings: Settings, database: Database, selection: str, partition: str | None = None) -> Outcome:
+    """Materialize a selection with its checks; raises CheckFailed or the step's own error when a run fails."""
+    logging.getLogger("dagster").setLevel(logging.ERROR)
+    started = time.monotonic()
+    built: list[Built] = []
+    checks: list[CheckOutcome] = []
+    with open_instance(settings, database.urls) as instance, _bars() as bars:
+        prepare_partitions(instance, database)
+        graph = definitions.build_defs({"progress": DisplayedProgress().attach(bars)})
+        for run in plan(graph, instance, selection, partition):
+            title = run.assets[0].to_user_string() if len(run.assets) == 1 else run.assets[0].path[0]
+            label = f"{title} [{run.partition}]" if run.partition else title
+            bar = bars.add_task(label, total=None)
+            result = _execute(graph, instance, run)
+            bars.remove_task(bar)
+            built += _built(result, instance, run)
+            checks += _checks(result)
+            for item in built[-len(run.assets) :]:
+                err.print(f"[green]✓[/] {item.asset}{f' [{item.partition}]' if item.partition else ''} {item.seconds:.1f} s")
+    failed = [check for check in checks if not check.passed]
+    if failed:
+        raise CheckFailed("check_failed", f"{failed[0].asset}: {failed[0].check}: {failed[0].description}")
+    return Outcome(tuple(built), tuple(checks), time.monotonic() - started)
+
+
+def _execute(graph: dg.Definitions, instance: dg.DagsterInstance, run: PlannedRun) -> dg.ExecuteInProcessResult:
+    job = graph.resolve_implicit_global_asset_job_def()
+    result = job.execute_in_process(
+        instance=instance,
+        asset_selection=list(run.assets),
+        partition_key=run.partition,
+        raise_on_error=False,
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+    )
+    if not result.success:
+        raise _failure(result)
+    return result
+
+
+def _failure(result: dg.ExecuteInProcessResult) -> StemmaError:
+    for event in result.all_events:
+        if event.event_type == DagsterEventType.ASSET_CHECK_EVALUATION:
+            evaluation = event.asset_check_evaluation_data
+            if not evaluation.passed:
+                name = f"{evaluation.asset_key.to_user_string()}: {evaluation.check_name}"
+                return CheckFailed("check_failed", f"{name}: {evaluation.description or 'failed'}.")
+    for event in result.all_events:
+        if event.is_step_failure:
+            data = event.step_failure_data
+            if data.user_failure_data is not None:
+                metadata = data.user_failure_data.metadata
+                code = str(metadata["code"].value) if "code" in metadata else "step_failed"
+                return StemmaError(code, f"{event.step_key}: {data.user_failure_data.description}")
+            cause = data.error.cause if data.error and data.error.cause else data.error
+            message = cause.message.strip() if cause else "no reason given"
+            return StemmaError("step_failed", f"{event.step_key}: {message}")
+    return StemmaError("run_failed", f"Run {result.run_id} failed.", hint="`make up` shows it in the Dagster UI.")
+
+
+def _built(result: dg.ExecuteInProcessResult, instance: dg.DagsterInstance, run: PlannedRun) -> list[Built]:
+    starts = {e.step_key: e.timestamp for e in result.all_events if e.event_type == DagsterEventType.STEP_START}
+    rows = []
+    for event in result.get_asset_materialization_events():
+        materialization = event.materialization
+        tags = materialization.tags or {}
+        version = tags.get("dagster/data_version")
+        metadata = {
+            name: value.value
+            for name, value in materialization.metadata.items()
+            if isinstance(value, (dg.IntMetadataValue, dg.FloatMetadataValue, dg.TextMetadataValue))
+        }
+        rows.append(
+            Built(
+                asset=materialization.asset_key.to_user_string(),
+                partition=run.partition,
+                seconds=event.timestamp - starts.get(event.step_key, event.timestamp),
+                data_version=version,
+                changed=bool(metadata.get("changed", True)),
+                metadata=metadata,
+            )
+        )
+    return rows
+
+
+def _checks(result: dg.ExecuteInProcessResult) -> list[CheckOutcome]:
+    return [
+        CheckOutcome(
+            asset=evaluation.asset_key.to_user_string(),
+            check=evaluation.check_name,
+            passed=evaluation.passed,
+            description=evaluation.description,
+        )
+        for evaluation in result.get_asset_check_evaluations()
+    ]

@@ -1,0 +1,103 @@
+"""`stemma materialize`, `demo` and `status`: building the asset graph and seeing how it stands."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from cli.output import Json, out, plain, print_json, print_table
+from cli.session import open_studio
+
+Partition = Annotated[str | None, typer.Option("--partition", "-p", help="Only this partition, for example a source.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Register the commands of this module."""
+    app.command()(materialize)
+    app.command()(demo)
+    app.command()(status)
+
+
+def materialize(
+    selection: Annotated[str, typer.Argument(help="`*`, a key such as knowledge/chunks, or Dagster's selection syntax.")],
+    partition: Partition = None,
+    as_json: Json = False,
+) -> None:
+    """Materialize assets in this process and run their checks; what did not change is not rebuilt."""
+    from cli import execution
+
+    settings, database = open_studio()
+    with database:
+        outcome = execution.materialize(settings, database, selection, partition)
+    if as_json:
+        print_json(outcome)
+    else:
+        print_outcome(outcome)
+
+
+def demo(as_json: Json = False) -> None:
+    """Materialize the whole graph on the samples, run every check, and show what was built and where to look."""
+    from cli.demo import run_demo
+
+    settings, database = open_studio()
+    with database:
+        report = run_demo(settings, database)
+    if as_json:
+        print_json(report)
+        return
+    print_outcome(report.outcome)
+    print_table(
+        "Questions asked of the index",
+        ("question", "rank", "answered from"),
+        [(answer.question, answer.rank, answer.found_in) for answer in report.answers],
+        empty="No questions.",
+    )
+    out.print(f"\n{report.summary}\n")
+    for label, command in report.where_to_look:
+        out.print(f"  [bold]{command}[/]  {label}")
+
+
+def status(as_json: Json = False) -> None:
+    """Show the sources, the products with their counts, the active index and what was set aside."""
+    from cli.overview import read_overview
+
+    settings, database = open_studio()
+    with database:
+        overview = read_overview(settings, database)
+    if as_json:
+        print_json(overview)
+        return
+    print_table(
+        "Sources",
+        ("source", "documents", "chunks", "set aside", "last read"),
+        [(s.name, s.documents, s.chunks, s.quarantined, s.last_read) for s in overview.sources],
+        empty="No sources.",
+    )
+    print_table(
+        "Assets",
+        ("asset", "materialized", "run"),
+        [(a.key, a.materialized_at, a.run_id) for a in overview.assets],
+        empty="Nothing is materialized yet. Run `make demo` or `stemma materialize '*'`.",
+    )
+    if overview.index is None:
+        out.print("There is no search index yet.")
+    else:
+        facts: dict[str, Any] = plain(overview.index)
+        out.print("Search index: " + ", ".join(f"{name} {value}" for name, value in facts.items()))
+
+
+def print_outcome(outcome: Any) -> None:
+    """The table of what was built, then the checks in one line or, where one failed, in full."""
+    rows = [
+        (item.asset, item.partition or "", _counts(item.metadata), item.seconds, "" if item.changed else "unchanged")
+        for item in outcome.built
+    ]
+    print_table("Built", ("asset", "partition", "what", "seconds", ""), rows, empty="Nothing matched.")
+    passed = sum(check.passed for check in outcome.checks)
+    out.print(f"{passed} of {len(outcome.checks)} checks passed, {outcome.seconds:.1f} s in all.")
+
+
+def _counts(metadata: dict[str, Any]) -> str:
+    """The counts that an asset put into its `summary`."""
+    return str(metadata.get("summary", ""))

@@ -1,0 +1,80 @@
+"""How every command prints: tables or one JSON document on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from datetime import date, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from stemma.errors import StemmaError
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def plain(value: Any) -> Any:
+    """Turn domain values into what JSON can hold."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [plain(item) for item in value]
+    if isinstance(value, (datetime, date)):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    sys.stdout.write(json.dumps(plain(value), ensure_ascii=False, indent=2) + "\n")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
+    """A table, or the sentence `empty` when it has no rows."""
+    if not rows:
+        out.print(empty)
+        return
+    table = Table(title=title, title_justify="left", header_style="bold")
+    numeric = [all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(columns))]
+    for name, right in zip(columns, numeric, strict=True):
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row))
+    out.print(table)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.2f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "" if value is None else str(value)
+
+
+def print_error(error: StemmaError, *, as_json: bool) -> None:
+    """One readable line on standard error, or the same as a JSON document on standard output."""
+    if as_json:
+        print_json(
+            {"error": {"code": error.code, "message": error.message, "field": error.field, "hint": error.hint}}
+        )
+    else:
+        err.print(f"[bold red]error[/] [dim]{error.code}[/] {_escape(str(error))}", soft_wrap=True)
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", "\\[")

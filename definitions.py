@@ -1,0 +1,32 @@
+"""Everything Dagster sees, assembled in one function; nothing else builds a `Definitions`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from assets import knowledge, knowledge_checks
+from resources.progress import ProgressResource
+from resources.store import StoreResource
+from schedules.knowledge import reread_sources
+from sensors.automation import automation
+from sensors.knowledge import inbox, knowledge_refresh
+
+
+def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
+    """The asset graph with its checks, jobs, sensors and schedules; tests and the command line swap resources."""
+    resources: dict[str, Any] = {"store": StoreResource(), "progress": ProgressResource()}
+    return dg.Definitions(
+        assets=dg.load_assets_from_modules([knowledge]),
+        asset_checks=dg.load_asset_checks_from_modules([knowledge_checks]),
+        jobs=[knowledge_refresh],
+        sensors=[inbox, automation],
+        schedules=[reread_sources],
+        resources={**resources, **(resource_overrides or {})},
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build_defs()

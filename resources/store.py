@@ -1,0 +1,35 @@
+"""The settings and the database, opened for a run and closed after it."""
+
+from __future__ import annotations
+
+import dagster as dg
+from pydantic import PrivateAttr
+
+from stemma.store.database import Database
+from stemma.store.settings import Settings, load_settings
+
+
+class StoreResource(dg.ConfigurableResource):
+    """Gives assets `settings` and `database`; both come from the environment of the process that runs them."""
+
+    _settings: Settings = PrivateAttr()
+    _database: Database = PrivateAttr()
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Open the pool; the embedded server is started when it is not up."""
+        self._settings = load_settings()
+        self._database = Database.open(self._settings)
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        """Close the pool."""
+        self._database.close()
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force for this run."""
+        return self._settings
+
+    @property
+    def database(self) -> Database:
+        """The pool of this run."""
+        return self._database

@@ -1,0 +1,1 @@
+"""What starts work when the clock says so."""

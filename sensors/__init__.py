@@ -1,0 +1,1 @@
+"""What starts work when something happened outside the graph."""
