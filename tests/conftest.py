@@ -55,16 +55,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DatabaseUrls]:
 
 @pytest.fixture(scope="session")
 def new_database(server: DatabaseUrls) -> Callable[[], DatabaseUrls]:
-    """Make databases: each call clones the migrated template and returns the URLs of the clone."""
+    """Make databases: each call clones the migrated template, with an empty database for Dagster beside it."""
 
     def make() -> DatabaseUrls:
         name = f"stemma_test_{os.getpid()}_{next(_numbers)}"
         with psycopg.connect(server.owner, autocommit=True) as connection:
             _recreate(connection, name, _TEMPLATE)
+            _recreate(connection, f"{name}_dagster", "template1")
         return DatabaseUrls(
             app=_with_database(server.app, name),
             owner=_with_database(server.owner, name),
-            dagster=_with_database(server.owner, name),
+            dagster=_with_database(server.owner, f"{name}_dagster"),
         )
 
     return make
@@ -75,9 +76,10 @@ def drop_database(server: DatabaseUrls) -> Callable[[DatabaseUrls], None]:
     """Remove a database that `new_database` made, whoever still holds it."""
 
     def drop(urls: DatabaseUrls) -> None:
-        name = sql.Identifier(urlsplit(urls.owner).path.lstrip("/"))
         with psycopg.connect(server.owner, autocommit=True) as connection:
-            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
+            for url in (urls.owner, urls.dagster):
+                name = sql.Identifier(urlsplit(url).path.lstrip("/"))
+                connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
 
     return drop
 
