@@ -1,7 +1,7 @@
 """The embedded PostgreSQL as its clients see it: start it when it is down, hold a lease on it, stop it.
 
-Clients hold a shared lock on `leases.lock` from `ensure_running` until they end; the kernel gives it back even
-after a kill -9. The server itself belongs to `supervisor`, which never stops it while a lease is held.
+Clients hold a shared lock on `leases.lock` from `ensure_running` until they end; the kernel gives it back
+even after a kill -9. The server belongs to `supervisor`, which never stops it while a lease is held.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from stemma.errors import Conflict, Unavailable
+from stemma.store import cluster, privileges
+from stemma.store.server_files import Layout, ServerState, try_lock
 from stemma.store.settings import REPOSITORY, Settings
-from stemma.store.supervisor import HOST, Layout, ServerState, read_state, try_lock
 
 IDLE_SECONDS = 60.0
 _INSTALLATIONS = ("pginstall18", "pginstall")
@@ -52,10 +53,10 @@ class Status:
 def ensure_running(settings: Settings, *, idle: float = IDLE_SECONDS) -> dict[str, str]:
     """The libpq URIs of roles `app`, `owner` and `dagster`, once the server accepts connections.
 
-    Takes a lease that this process holds until `release` or its end, and starts the server detached when it is
-    down; such a server stops by itself `idle` seconds after the last lease. Waits for crash recovery of any length.
-    Raises Unavailable with code `postgres_start_failed`, `port_in_use`, `disk_full`, `postgres_root_refused`,
-    `postgres_version_changed`, `postgres_programs_missing` or `home_not_writable`.
+    Takes a lease that this process holds until `release` or its end, and starts the server detached when it
+    is down; the server stops by itself `idle` seconds after the last lease. Waits for crash recovery of any
+    length. Raises Unavailable with code `postgres_start_failed`, `port_in_use`, `disk_full`,
+    `postgres_root_refused`, `postgres_version_changed`, `postgres_programs_missing` or `home_not_writable`.
     """
     layout = Layout.of(settings.home)
     _prepare(layout)
@@ -106,7 +107,7 @@ def stop(settings: Settings, *, force: bool = False) -> bool:
     try:
         if not force and not try_lock(descriptor, fcntl.LOCK_EX):
             raise _in_use(layout)
-        return _stop_supervisor(layout)
+        return _stop_server(layout)
     finally:
         os.close(descriptor)
 
@@ -114,10 +115,12 @@ def stop(settings: Settings, *, force: bool = False) -> bool:
 def status(settings: Settings) -> Status:
     """What the server is doing; starts nothing and takes no lease."""
     layout = Layout.of(settings.home)
-    state = read_state(layout)
-    alive = _supervised(layout)
-    if state is None or not alive:
-        return Status(False, "stopped", None, None, None, None, None, layout.root / "data", ())
+    data = _data(layout)
+    state = layout.read_state()
+    if state is None or not _supervised(layout):
+        orphan = cluster.postmaster(data)
+        found = "stopped" if orphan is None else "unsupervised"
+        return Status(orphan is not None, found, orphan, None, None, None, None, data, _holders(layout))
     return Status(
         running=state.state == "ready",
         state=state.state,
@@ -126,7 +129,7 @@ def status(settings: Settings) -> Status:
         port=state.port,
         socket_dir=Path(state.socket_dir) if state.socket_dir else None,
         version=state.version,
-        data=Path(state.data) if state.data else layout.root / "data",
+        data=data,
         holders=_holders(layout),
     )
 
@@ -150,10 +153,10 @@ def binaries() -> Path:
 
 
 def _uri(layout: Layout, state: ServerState, role: str, database: str) -> str:
-    passwords = json.loads(layout.credentials.read_text(encoding="utf-8"))
+    passwords = layout.read_credentials()
     who = f"{role}:{quote(passwords[role], safe='')}"
     if state.socket_dir is None:
-        return f"postgresql://{who}@{HOST}:{state.port}/{database}"
+        return f"postgresql://{who}@{cluster.HOST}:{state.port}/{database}"
     return f"postgresql://{who}@/{database}?host={quote(state.socket_dir, safe='')}&port={state.port}"
 
 
@@ -238,7 +241,7 @@ def _supervised(layout: Layout) -> bool:
 def _ready(layout: Layout) -> ServerState | None:
     if not _supervised(layout):
         return None
-    state = read_state(layout)
+    state = layout.read_state()
     return state if state is not None and state.state == "ready" else None
 
 
@@ -258,7 +261,7 @@ def _start(settings: Settings, layout: Layout, idle: float) -> ServerState:
             if not _supervised(layout):
                 layout.state.unlink(missing_ok=True)
                 _spawn(settings, layout, idle)
-            state = read_state(layout)
+            state = layout.read_state()
             if state is not None and state.state == "ready" and _supervised(layout):
                 return state
             if state is not None and state.state == "failing" and _supervised(layout):
@@ -316,13 +319,24 @@ def _log(layout: Layout) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _stop_supervisor(layout: Layout) -> bool:
-    stopped = False
+def _stop_server(layout: Layout) -> bool:
+    """Stop what runs, a server without a supervisor too; one that is started meanwhile is not waited for."""
+    told: int | None = None
     while _supervised(layout):
-        state = read_state(layout)
-        if state is not None and not stopped:
+        state = layout.read_state()
+        if state is not None and told is None:
+            told = state.supervisor_pid
             with contextlib.suppress(ProcessLookupError):
-                os.kill(state.supervisor_pid, signal.SIGTERM)
-                stopped = True
+                os.kill(told, signal.SIGTERM)
+        elif state is not None and state.supervisor_pid != told:
+            return True
         time.sleep(_POLL)
-    return stopped
+    with _starting(layout):
+        orphan = None if _supervised(layout) else cluster.postmaster(_data(layout))
+        if orphan is not None:
+            cluster.shut_down(orphan, lambda: cluster.is_postgres(orphan))
+    return told is not None or orphan is not None
+
+
+def _data(layout: Layout) -> Path:
+    return (privileges.recorded_location(layout.root) or layout.root) / "data"

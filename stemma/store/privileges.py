@@ -1,19 +1,19 @@
 """Under which identity PostgreSQL's programs run, and where their files must lie for that.
 
-PostgreSQL refuses to run as root. This module finds a way that works on this machine and proves it by a probe;
-starting and watching the server is the supervisor's. Standard library only: the supervisor has to stay small.
+PostgreSQL refuses to run as root. This module finds a way that works on this machine and proves it by a
+probe; starting and watching the server is the supervisor's. Standard library only.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import pwd
 import shutil
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ _LOCATION = "location"
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The user that PostgreSQL's programs run as: `uid` and `gid` of their files, and what puts a program there."""
+    """The user that PostgreSQL's programs run as: owner of their files, and how a program gets there."""
 
     uid: int
     gid: int
@@ -57,7 +57,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """How the server runs here: `identity`, the folder of its programs, and `root` with data, logs and socket."""
+    """How the server runs: its identity, the folder of its programs, `root` with data, logs and socket."""
 
     identity: Identity
     binaries: Path
@@ -78,7 +78,7 @@ def choose(binaries: Path, root: Path) -> Runtime:
     """
     if os.geteuid() != 0:
         return Runtime(Identity(os.geteuid(), os.getegid()), binaries, root, "own user")
-    elsewhere = _recorded_location(root)
+    elsewhere = recorded_location(root)
     place = elsewhere or root
     uid, gid = _owner(place / "data")
     for strategy, identity in _identities(uid, gid):
@@ -91,7 +91,8 @@ def choose(binaries: Path, root: Path) -> Runtime:
     return _copied(Identity(uid, gid, drop=True), binaries, root, elsewhere)
 
 
-def _recorded_location(root: Path) -> Path | None:
+def recorded_location(root: Path) -> Path | None:
+    """Where the data of `root` is kept instead, if it had to move to a folder that others can enter."""
     record = root / _LOCATION
     return Path(record.read_text(encoding="utf-8").strip()) if record.exists() else None
 
@@ -150,7 +151,7 @@ def _works(identity: Identity, binaries: Path, place: Path) -> bool:
 def _copied(identity: Identity, binaries: Path, root: Path, elsewhere: Path | None) -> Runtime:
     """Keep programs and data in a folder that `nobody` can enter, and record where."""
     for parent in [elsewhere.parent] if elsewhere else map(Path, _ENTERABLE_PARENTS):
-        place = elsewhere or parent / f"stemma-{hashlib.sha256(os.fsencode(root)).hexdigest()[:12]}"
+        place = elsewhere or parent / f"stemma-{zlib.crc32(os.fsencode(root)):08x}"
         try:
             place.mkdir(mode=0o711, exist_ok=True)
             if place.is_symlink() or place.stat().st_uid != 0 or not _enterable(place):
