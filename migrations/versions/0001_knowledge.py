@@ -14,8 +14,10 @@ def upgrade() -> None:
             name        text PRIMARY KEY CHECK (name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
             kind        text NOT NULL CHECK (kind IN ('folder', 'files', 'installed')),
             locations   text[] NOT NULL DEFAULT '{}',
+            removed     boolean NOT NULL DEFAULT false,
             created_at  timestamptz NOT NULL DEFAULT now()
         );
+        COMMENT ON COLUMN knowledge_sources.removed IS 'No longer read; kept while its documents are cited';
 
         CREATE TABLE documents (
             id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -30,6 +32,7 @@ def upgrade() -> None:
             text_sha256     bytea NOT NULL,
             headings        jsonb NOT NULL,
             page_starts     integer[] NOT NULL,
+            chunked_as      text,
             removed         boolean NOT NULL DEFAULT false,
             read_at         timestamptz NOT NULL DEFAULT now(),
             UNIQUE (source, uri)
@@ -37,6 +40,7 @@ def upgrade() -> None:
         COMMENT ON COLUMN documents.content_sha256 IS 'SHA-256 of the bytes as read';
         COMMENT ON COLUMN documents.headings IS '[{"start": offset, "level": 1-6, "title": text}], ascending by start';
         COMMENT ON COLUMN documents.page_starts IS 'Character offset at which each page starts; empty where there are no pages';
+        COMMENT ON COLUMN documents.chunked_as IS 'Version of the chunker that split this text; null until it has';
         COMMENT ON COLUMN documents.removed IS 'Gone from its source; kept while an index generation still cites it';
 
         CREATE TABLE document_quarantine (
@@ -85,10 +89,10 @@ def upgrade() -> None:
         CREATE TABLE embedding_cache (
             model_key    text NOT NULL REFERENCES embedding_models (model_key),
             text_sha256  bytea NOT NULL,
-            vector       bytea NOT NULL,
+            embedding    vector NOT NULL,
             PRIMARY KEY (model_key, text_sha256)
         );
-        COMMENT ON COLUMN embedding_cache.vector IS 'Little-endian float32, unit length';
+        COMMENT ON COLUMN embedding_cache.embedding IS 'Unit length; as many dimensions as the model has';
 
         CREATE TABLE index_generations (
             id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

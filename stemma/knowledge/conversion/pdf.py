@@ -1,0 +1,141 @@
+"""PDF by pypdfium2, page by page, with headings from the outline located on their pages.
+
+PDFium is not thread-safe, so one lock guards every call into it.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from stemma.knowledge.conversion.decoding import clean
+from stemma.knowledge.conversion.titles import shortened
+from stemma.knowledge.conversion.unreadable import Unreadable
+from stemma.knowledge.models import Heading
+
+VERSION = "pdf-1"
+
+_PDFIUM = threading.Lock()
+_ERR_PASSWORD = 4
+_LINE_END_HYPHEN = re.compile("[\x02\ufffe](?:\r?\n)?")
+_JUNK_TITLE = re.compile(
+    r"untitled|microsoft (word|powerpoint) - |.*\.(docx?|dvi|tex|indd|pptx?)$", re.IGNORECASE
+)
+_MAX_OUTLINE = 10_000
+_PAGE_BREAK = "\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class _Bookmark:
+    level: int
+    title: str
+    page: int
+
+
+def read_pdf(
+    data: bytes, *, fallback_title: str, max_expanded_bytes: int
+) -> tuple[str, str, tuple[Heading, ...], tuple[int, ...]]:
+    """Turn a PDF into (text, title, headings, offset at which each page starts).
+
+    Words that PDFium reports as hyphenated at a line end are joined. Raises Unreadable: `pdf_encrypted`,
+    `pdf_damaged`, `pdf_without_text` (scanned pages), `too_large` (text over `max_expanded_bytes`).
+    """
+    with _PDFIUM:
+        pages, bookmarks, metadata_title = _extract(data, max_expanded_bytes)
+    if not any(map(str.strip, pages)):
+        raise Unreadable(
+            "pdf_without_text",
+            f"None of the {len(pages)} pages holds text; they are probably scanned images.",
+            hint="Run text recognition (OCR) on it first.",
+        )
+    starts, offset = [], 0
+    for page in pages:
+        starts.append(offset)
+        offset += len(page) + len(_PAGE_BREAK)
+    text = _PAGE_BREAK.join(pages)
+    title = metadata_title if metadata_title and not _JUNK_TITLE.match(metadata_title) else _first_line(pages)
+    return text, title or fallback_title, _located(bookmarks, pages, starts), tuple(starts)
+
+
+def _extract(data: bytes, limit: int) -> tuple[list[str], list[_Bookmark], str]:
+    import pypdfium2
+
+    try:
+        document = pypdfium2.PdfDocument(data)
+    except pypdfium2.PdfiumError as error:
+        if getattr(error, "err_code", None) == _ERR_PASSWORD:
+            raise Unreadable(
+                "pdf_encrypted",
+                "The PDF is protected by a password.",
+                hint="Save a copy without the password.",
+            ) from error
+        raise _damaged(error) from error
+    try:
+        pages, size = [], 0
+        for index in range(len(document)):
+            pages.append(_page_text(document, index))
+            size += len(pages[-1])
+            if size > limit:
+                raise Unreadable("too_large", f"The PDF holds more than {limit:,} characters of text.")
+        if not pages:
+            raise Unreadable("pdf_damaged", "The PDF has no pages.")
+        return pages, _outline(document), shortened(clean(document.get_metadata_dict().get("Title", "")))
+    except pypdfium2.PdfiumError as error:
+        raise _damaged(error) from error
+    finally:
+        document.close()
+
+
+def _page_text(document: Any, index: int) -> str:
+    page = document[index]
+    try:
+        text_page = page.get_textpage()
+        try:
+            text = text_page.get_text_range(errors="ignore")
+        finally:
+            text_page.close()
+    finally:
+        page.close()
+    return clean(_LINE_END_HYPHEN.sub("", text)).strip("\n")
+
+
+def _outline(document: Any) -> list[_Bookmark]:
+    bookmarks = []
+    for bookmark in document.get_toc(max_depth=6):
+        destination = bookmark.get_dest()
+        page = destination.get_index() if destination else None
+        title = shortened(clean(bookmark.get_title()))
+        if page is not None and 0 <= page < len(document) and title:
+            bookmarks.append(_Bookmark(min(bookmark.level + 1, 6), title, page))
+        if len(bookmarks) == _MAX_OUTLINE:
+            break
+    return bookmarks
+
+
+def _located(bookmarks: list[_Bookmark], pages: list[str], starts: list[int]) -> tuple[Heading, ...]:
+    headings: list[Heading] = []
+    for bookmark in bookmarks:
+        page = pages[bookmark.page]
+        words = r"\s+".join(map(re.escape, bookmark.title.split()))
+        match = re.search(rf"^[\dA-Z. \t]{{0,12}}{words}", page, re.IGNORECASE | re.MULTILINE)
+        start = starts[bookmark.page] + (match.start() if match else 0)
+        if headings and start < headings[-1].start:
+            start = headings[-1].start
+        headings.append(Heading(start, bookmark.level, bookmark.title))
+    return tuple(headings)
+
+
+def _first_line(pages: list[str]) -> str:
+    for page in pages:
+        for line in page.splitlines():
+            if any(map(str.isalpha, line)):
+                return shortened(line)
+    return ""
+
+
+def _damaged(error: Exception) -> Unreadable:
+    return Unreadable(
+        "pdf_damaged", f"The PDF cannot be read: {error}.", hint="Open it in a viewer and save it again."
+    )
