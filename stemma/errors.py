@@ -48,6 +48,13 @@ class TooLarge(InvalidInput):
     title = "Too large"
 
 
+class UnsupportedType(InvalidInput):
+    """What was sent is of a kind that is not read here."""
+
+    status = 415
+    title = "Unsupported type"
+
+
 class NotFound(StemmaError):
     """The named thing does not exist."""
 

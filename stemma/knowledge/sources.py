@@ -231,7 +231,7 @@ def _walk(folder: Path, root: Path, prefix: str, settings: Settings) -> Iterator
         return
     for entry in entries:
         uri = prefix + _text(entry.name)
-        if entry.name.startswith(".") or entry.name.endswith(_TEMPORARY_SUFFIXES):
+        if is_passed_over(entry.name):
             continue
         if entry.is_dir(follow_symlinks=False):
             yield from _walk(Path(entry.path), root, f"{uri}/", settings)
@@ -239,6 +239,11 @@ def _walk(folder: Path, root: Path, prefix: str, settings: Settings) -> Iterator
             yield from _linked(Path(entry.path), root, uri, settings)
         else:
             yield _file_item(Path(entry.path), uri, settings)
+
+
+def is_passed_over(name: str) -> bool:
+    """Whether a folder source leaves out files of this name: hidden ones and those of unfinished downloads."""
+    return name.startswith((".", "~$")) or name.endswith(_TEMPORARY_SUFFIXES)
 
 
 def _linked(link: Path, root: Path, uri: str, settings: Settings) -> Iterator[Item]:

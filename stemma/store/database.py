@@ -53,7 +53,9 @@ def resolve_urls(settings: Settings) -> DatabaseUrls:
         return DatabaseUrls(**embedded.ensure_running(settings))
     app = _checked(settings.database_url, "STEMMA_DATABASE_URL")
     owner = _checked(settings.database_owner_url or app, "STEMMA_DATABASE_OWNER_URL")
-    dagster = _checked(settings.dagster_database_url or _sibling(app, "dagster"), "STEMMA_DAGSTER_DATABASE_URL")
+    dagster = _checked(
+        settings.dagster_database_url or _sibling(app, "dagster"), "STEMMA_DAGSTER_DATABASE_URL"
+    )
     return DatabaseUrls(app=app, owner=owner, dagster=dagster)
 
 
@@ -168,6 +170,14 @@ class Database:
                 if time.monotonic() > deadline:
                     raise _unreachable(error) from error
                 time.sleep(0.1)
+
+    def ping(self, *, timeout: float = 2.0) -> None:
+        """Ask the server for a sign of life; raises Unavailable when none comes within `timeout` seconds."""
+        try:
+            with self._pool.connection(timeout=timeout) as connection:
+                connection.execute("SELECT 1")
+        except (PoolTimeout, psycopg.OperationalError) as error:
+            raise _unreachable(error) from error
 
     @contextlib.contextmanager
     def owner(self, *, autocommit: bool = False) -> Iterator[Connection]:
