@@ -27,12 +27,14 @@ _ALGORITHM = "structure-1"
 _SEPARATOR = " › "
 _CONTEXT_TOKENS = 48
 _TINY_TOKENS = 16
+_STRAY_WORDS = 12
 _JOINED_TOKENS = 96
 _INLINE_NOISE = 80
 _BLOCK = 65_536
 _ENDLESS_WORD = 100
 
 _WORD = re.compile(r"\w")
+_WORDS = re.compile(r"\w+")
 _SENTENCE_ENDS = frozenset(".!?…。！？")
 _LINE_ENDS = frozenset(".!?…。！？:;|`>})]")
 _LINE_STARTS = frozenset("-*+|>#`~.:[{(<@$")
@@ -322,11 +324,15 @@ def _runs(text: str, pieces: list[_Piece], sections: list[_Section]) -> list[lis
             runs.append([piece])
     kept: list[list[_Piece]] = []
     for run in runs:
-        if any(piece.has_body for piece in run) or run[-1].last - run[0].first >= _TINY_TOKENS:
+        if any(piece.has_body for piece in run) or _words(text, run) > _STRAY_WORDS:
             kept.append(run)
         elif kept and _touch(text, kept[-1][-1], run[0]):
             kept[-1].extend(run)
     return kept or runs[:1]
+
+
+def _words(text: str, run: list[_Piece]) -> int:
+    return len(_WORDS.findall(text, run[0].start, run[-1].end))
 
 
 def _touch(text: str, left: _Piece, right: _Piece) -> bool:
@@ -337,6 +343,8 @@ def _joins(run: list[_Piece], piece: _Piece, sections: list[_Section]) -> bool:
     tokens = run[-1].last - run[0].first
     if not any(earlier.has_body for earlier in run):
         return tokens <= _JOINED_TOKENS
+    if not piece.has_body:
+        return False
     below = sections[piece.section].level >= min(sections[earlier.section].level for earlier in run)
     return below and tokens < _TINY_TOKENS and tokens + piece.last - piece.first <= _JOINED_TOKENS
 
@@ -358,7 +366,8 @@ def _windows(text: str, starts: list[int], run: list[_Piece], budget: int, overl
             _best(text, starts, range(furthest, left + max(furthest - left, 2) // 2, -1), _SPACE) or furthest
         )
         yield _Span(start, starts[cut])
-        left = _best(text, starts, range(max(cut - overlap, left + 1), cut), _SPACE) or cut
+        least = max(min(_break_before(text, starts, cut), _SENTENCE), _SPACE)
+        left = _best(text, starts, range(max(cut - overlap, left + 1), cut), least) or cut
 
 
 def _best(text: str, starts: list[int], candidates: range, least: int) -> int | None:

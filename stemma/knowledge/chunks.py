@@ -159,19 +159,9 @@ def _store(
             " page_last, token_count, embed_sha256, document_sha256) FROM STDIN"
         ) as copy:
             for c, embed_sha256 in new:
-                copy.write_row(
-                    (
-                        document_id,
-                        c.ordinal,
-                        c.start,
-                        c.end,
-                        c.text,
-                        c.context,
-                        list(c.heading_path),
-                        c.page_first,
-                    )
-                    + (c.page_last, c.token_count, embed_sha256, text_sha256)
-                )
+                span = (document_id, c.ordinal, c.start, c.end, c.text, c.context, list(c.heading_path))
+                facts = (c.page_first, c.page_last, c.token_count, embed_sha256, text_sha256)
+                copy.write_row((*span, *facts))
 
 
 def _summarize(connection: Connection, source: str, chunker: Chunker, report: ChunksReport) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import psycopg
 
 from stemma.errors import Unavailable
-from stemma.knowledge.conversion.titles import shortened
+from stemma.knowledge.conversion.titles import bare_name, shortened
 from stemma.knowledge.conversion.unreadable import Unreadable
 from stemma.knowledge.convert import convert, converter_version, media_type_of
 from stemma.knowledge.models import ConvertedDocument, Source
@@ -169,13 +169,9 @@ def _sync_item(
 
 def _about(item: Item, document: ConvertedDocument) -> ConvertedDocument:
     """Put the subject into a title that lacks it: `Introduction` of beautifulsoup4 says nothing by itself."""
-    if item.subject is None or _key(item.subject) in _key(document.title):
+    if item.subject is None or bare_name(item.subject) in bare_name(document.title):
         return document
     return dataclasses.replace(document, title=shortened(f"{item.subject}: {document.title}"))
-
-
-def _key(name: str) -> str:
-    return "".join(filter(str.isalnum, name.lower()))
 
 
 def _write(

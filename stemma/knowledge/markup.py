@@ -17,9 +17,16 @@ _LINK_DEFINITION = re.compile(
     r" {0,3}\[[^\]\n^][^\]\n]{0,200}\]:[ \t]*+\S++(?:[ \t]++[\"'(][^\n]{0,300}[\"')])?[ \t]*+"
 )
 _BROKEN_TAG = re.compile(r"<(?:img|a|p|div|source|picture|br|table|tr|td)\b[^<>]{0,2000}>", re.IGNORECASE)
+_BROKEN_IMAGE = re.compile(
+    rf"(?>\[\s{{0,4}}{_IMAGE}\s{{0,20}}\]\([^()]{{0,500}}\)|!\[[^\]]{{0,300}}\]\([^()]{{0,500}}\))"
+)
+_ANY_TAG = re.compile(_TAG)
+_WORDS = re.compile(r"\w+")
+_STRAY_WORDS = 2
+_STRAY_LENGTH = 200
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _RST_IMAGE = re.compile(
-    r"\.\. (?:\|[^|\n]{1,100}\| )?(?:image|figure)::.*|\.\. _[^:\n]{1,200}: ?\S*+\s*+|(?>\|[^|\n]{1,100}\|_{0,2}\s*+)++"
+    r"\.\. (?:-\*-|contents::|:\w).*|\.\. (?:\|[^|\n]{1,100}\| )?(?:image|figure)::.*|\.\. _[^:\n]{1,200}: ?\S*+\s*+|(?>\|[^|\n]{1,100}\|_{0,2}\s*+)++"
 )
 _RST_OPTION = re.compile(r"\s+:(?:target|alt|width|height|align|scale|class|name|figwidth|format):.*")
 _NOT_NEWLINE = re.compile(r"[^\n]")
@@ -35,15 +42,22 @@ def noise_spans(text: str, media_type: str) -> tuple[tuple[int, int], ...]:
     lines = _restructured_noise(text) if media_type == "text/x-rst" else _markdown_noise(text)
     joined: list[tuple[int, int]] = []
     for start, end in lines:
-        if joined and not text[joined[-1][1] : start].strip():
+        if joined and _is_stray(text[joined[-1][1] : start]):
             joined[-1] = (joined[-1][0], end)
         else:
             joined.append((start, end))
     return tuple(joined)
 
 
+def _is_stray(between: str) -> bool:
+    """Whether what stands between two noise lines is nothing, or a word or two such as a table cell of badges."""
+    if len(between) > _STRAY_LENGTH:
+        return not between.strip()
+    return len(_WORDS.findall(_ANY_TAG.sub(" ", between))) <= _STRAY_WORDS
+
+
 def _markdown_noise(text: str) -> list[tuple[int, int]]:
-    blanked = _BROKEN_TAG.sub(_blank, _without_comments(text))
+    blanked = _BROKEN_IMAGE.sub(_blank, _BROKEN_TAG.sub(_blank, _without_comments(text)))
     spans, offset, fence = [], 0, ""
     for line, original in zip(blanked.split("\n"), text.split("\n"), strict=True):
         start, offset = offset, offset + len(original) + 1

@@ -100,7 +100,8 @@ def remove(connection: Connection, name: str) -> None:
     connection.execute("UPDATE knowledge_sources SET removed = true WHERE name = %s", (name,))
     connection.execute("UPDATE documents SET removed = true, chunked_as = NULL WHERE source = %s", (name,))
     connection.execute(
-        "UPDATE chunks c SET retired = true FROM documents d WHERE d.id = c.document_id AND d.source = %s", (name,)
+        "UPDATE chunks c SET retired = true FROM documents d WHERE d.id = c.document_id AND d.source = %s",
+        (name,),
     )
     connection.execute("DELETE FROM document_quarantine WHERE source = %s", (name,))
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 VERSION = "markdown-1"
 
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(.{0,65536}?\n)(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
+_REFERENCE = re.compile(r"\[([^\[\]]+)\](?:\[[^\[\]]*\])?")
 _SKIPPED_INLINE = frozenset({"image", "html_inline"})
 
 
@@ -27,7 +28,7 @@ def read_markdown(text: str, *, fallback_title: str) -> tuple[str, str, tuple[He
     """Split Markdown into (text without front matter, title, headings with offsets of that text)."""
     front_title, body = _front_matter(text)
     headings = markdown_headings(body)
-    return body, front_title or document_title(headings, fallback_title), headings
+    return body, front_title or document_title(body, headings, fallback_title), headings
 
 
 def markdown_headings(text: str) -> tuple[Heading, ...]:
@@ -76,7 +77,7 @@ def _plain(tokens: list[Token]) -> str:
                 parts.append(" ")
             elif child.type not in _SKIPPED_INLINE:
                 parts.append(child.content)
-    return " ".join("".join(parts).split())
+    return " ".join(_REFERENCE.sub(r"\1", "".join(parts)).split())
 
 
 def _front_matter(text: str) -> tuple[str | None, str]:

@@ -22,7 +22,7 @@ _SUBSTITUTION = re.compile(r"\|[^|\s][^|]*\|_{0,2}")
 def read_restructured(text: str, *, fallback_title: str) -> tuple[str, str, tuple[Heading, ...]]:
     """Split reStructuredText into (text, title, headings with offsets of that text)."""
     headings = restructured_headings(text)
-    return text, document_title(headings, fallback_title), headings
+    return text, document_title(text, headings, fallback_title), headings
 
 
 def restructured_headings(text: str) -> tuple[Heading, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
@@ -9,15 +10,28 @@ from stemma.knowledge.models import Heading
 
 MAX_TITLE = 200
 
+_WORDS = re.compile(r"\w+")
+_WORDS_ABOVE_TITLE = 120
 
-def document_title(headings: Sequence[Heading], fallback: str) -> str:
-    """The first heading where it is an outermost one or the only one, else `fallback`.
 
-    A text whose first heading is nested (`## Usage` before `# API`) has no heading for the whole.
+def document_title(text: str, headings: Sequence[Heading], fallback: str) -> str:
+    """The first heading where it names the whole text, else `fallback`.
+
+    It does when hardly any words stand above it, no heading is further out, and either no other is as far out or
+    it holds the fallback name. `Sponsors` as the first of ten equal headings is no title.
     """
-    if headings and headings[0].level == min(heading.level for heading in headings):
-        return shortened(headings[0].title)
+    if not headings or len(_WORDS.findall(text, 0, headings[0].start)) > _WORDS_ABOVE_TITLE:
+        return fallback
+    first, outermost = headings[0], min(heading.level for heading in headings)
+    alone = sum(heading.level == outermost for heading in headings) == 1
+    if first.level == outermost and (alone or bare_name(fallback) in bare_name(first.title)):
+        return shortened(first.title)
     return fallback
+
+
+def bare_name(name: str) -> str:
+    """A name without case and punctuation, to compare `Charset-Normalizer` with `charset_normalizer`."""
+    return "".join(filter(str.isalnum, name.lower()))
 
 
 def title_from_uri(uri: str) -> str:
