@@ -1,0 +1,181 @@
+"""Embedding one query at a time without torch: an int8 ONNX graph of the passage model, exported once.
+
+The graph holds pooling and normalization, so onnxruntime and tokenizers are all that the API process loads. The
+passages themselves are embedded by `embedding`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import shutil
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stemma.errors import Unavailable
+from stemma.knowledge.embedding import Embedder, ModelSpec, Vectors, load_sentence_transformer
+from stemma.store.settings import Settings
+
+_GRAPH = "query.int8.onnx"
+_TOKENIZER = "tokenizer.json"
+_FACTS = "query.json"
+_OUTPUT = "unit_vector"
+_OPSET = 18
+_REMEMBERED_QUERIES = 256
+
+
+def query_encoder_folder(settings: Settings, model_key: str) -> Path:
+    """Where the graph, tokenizer and facts of one model are kept."""
+    return settings.home / "models" / model_key
+
+
+def has_query_encoder(settings: Settings, model_key: str) -> bool:
+    """Whether the query graph of this model is there; its folder appears whole or not at all."""
+    return (query_encoder_folder(settings, model_key) / _FACTS).is_file()
+
+
+def export_query_encoder(settings: Settings, embedder: Embedder) -> Path:
+    """Make the query graph of the embedder's model unless it is there; takes seconds. Returns its folder."""
+    folder = query_encoder_folder(settings, embedder.key)
+    if has_query_encoder(settings, embedder.key):
+        return folder
+    building = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    try:
+        inputs = _export_graph(embedder.spec, building)
+        shutil.copyfile(embedder.spec.folder / "tokenizer.json", building / _TOKENIZER)
+        facts = {"inputs": inputs, "max_tokens": embedder.spec.max_tokens, "dimensions": embedder.dimensions}
+        (building / _FACTS).write_text(json.dumps(facts), "utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        building.rename(folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return folder
+
+
+class QueryEncoder:
+    """Embeds queries with the exported graph. Thread-safe; loading it takes about a tenth of a second."""
+
+    def __init__(self, settings: Settings, model_key: str) -> None:
+        """Raises Unavailable when the graph is missing or cannot be loaded: search never falls back silently."""
+        folder = query_encoder_folder(settings, model_key)
+        try:
+            facts = json.loads((folder / _FACTS).read_text("utf-8"))
+            self.dimensions: int = facts["dimensions"]
+            self._inputs: list[str] = facts["inputs"]
+            self._tokenizer = _load_tokenizer(folder / _TOKENIZER, facts["max_tokens"])
+            self._session = _load_session(folder / _GRAPH)
+        except Exception as error:
+            raise Unavailable(
+                "query_encoder_unavailable",
+                f"The query encoder of model {model_key} cannot be loaded: {error}.",
+                hint="Run `stemma materialize knowledge/search_index`.",
+            ) from error
+        self._lock = threading.Lock()
+        self._remembered: OrderedDict[str, Vectors] = OrderedDict()
+
+    def encode(self, text: str) -> Vectors:
+        """The query's vector of unit length, shape (dimensions,); what is over the model's limit is cut off."""
+        with self._lock:
+            known = self._remembered.get(text)
+            if known is not None:
+                self._remembered.move_to_end(text)
+                return known
+        encoding = self._tokenizer.encode(text)
+        given = {
+            "input_ids": encoding.ids,
+            "attention_mask": encoding.attention_mask,
+            "token_type_ids": encoding.type_ids,
+        }
+        feed = {name: np.array([given[name]], np.int64) for name in self._inputs}
+        vector: Vectors = self._session.run([_OUTPUT], feed)[0][0]
+        vector.setflags(write=False)
+        with self._lock:
+            self._remembered[text] = vector
+            if len(self._remembered) > _REMEMBERED_QUERIES:
+                self._remembered.popitem(last=False)
+        return vector
+
+
+def _load_tokenizer(path: Path, max_tokens: int) -> Any:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.enable_truncation(max_tokens)
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _load_session(path: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    # One thread answers a short query as fast as two, and spinning threads would keep an idle server's core busy.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _export_graph(spec: ModelSpec, folder: Path) -> list[str]:
+    """Write the quantized graph; returns the names of its inputs, each int64 of shape (batch, tokens)."""
+    import torch
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    # The fused attention kernels of torch have no ONNX counterpart.
+    model = load_sentence_transformer(spec, attn_implementation="eager")
+    example = model.tokenizer(["two example", "queries of unlike length"], padding=True, return_tensors="pt")
+    inputs = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in example]
+
+    class QueryGraph(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+            pooled = self.model(dict(zip(inputs, tensors, strict=True)))["sentence_embedding"]
+            return torch.nn.functional.normalize(pooled, dim=-1)
+
+    batch = torch.export.Dim("batch", min=1, max=64)
+    length = torch.export.Dim("length", min=2, max=max(spec.max_tokens, 3))
+    plain = folder / "query.onnx"
+    with _quiet():
+        torch.onnx.export(
+            QueryGraph().eval(),
+            tuple(example[name] for name in inputs),
+            str(plain),
+            input_names=inputs,
+            output_names=[_OUTPUT],
+            dynamo=True,
+            dynamic_shapes=(tuple({0: batch, 1: length} for _ in inputs),),
+            opset_version=_OPSET,
+            external_data=False,
+            verbose=False,
+        )
+        quantize_dynamic(str(plain), str(folder / _GRAPH), weight_type=QuantType.QInt8, per_channel=True)
+    plain.unlink()
+    return inputs
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's advice to its own developers out of the logs; its errors still raise."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
