@@ -1,7 +1,7 @@
 """Splitting a document into chunks: on its headings first, then into windows of at most so many word pieces.
 
-Pure computation on one document; storing chunks is `chunks`' work. Counts are those of the embedding model's own
-tokenizer, because the model silently ignores what is over its limit.
+Pure computation on one document; storing chunks is `chunks`' work. Counts are those of the embedding model's
+own tokenizer, because the model silently ignores what is over its limit.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def bundled_tokenizer() -> Path:
 
 
 class Chunker:
-    """Splits documents under one tokenizer and one pair of sizes; `version` names all that a split depends on.
+    """Splits documents under one tokenizer and two sizes; `version` names all that a split depends on.
 
     Instances are immutable and may be shared between threads.
     """
@@ -132,10 +132,11 @@ class Chunker:
         return cls(path, settings.chunk_tokens, settings.chunk_overlap_tokens)
 
     def chunk(self, document: ConvertedDocument) -> list[Chunk]:
-        """Chunks in document order, `text == document.text[start:end]`, each at most `chunk_tokens` word pieces.
+        """Chunks in document order, each quoting its span exactly, of at most `chunk_tokens` word pieces.
 
-        Every word of the document is in at least one chunk, except in noise lines (`markup.noise_spans`) and in a
-        heading that no text follows, which titles and heading paths carry. A document with words has a chunk.
+        Every word of the document is in at least one chunk, except in noise lines (`markup.noise_spans`) and
+        in a heading that no text follows, which titles and heading paths carry. A document with words has a
+        chunk.
         """
         text = document.text
         starts = self._token_starts(text)
@@ -191,7 +192,7 @@ class Chunker:
         ]
 
     def _token_starts(self, text: str) -> list[int]:
-        """Offset at which each word piece starts; a word that the tokenizer gives up on counts by its characters."""
+        """Where each word piece starts; a word that the tokenizer gives up on counts by its characters."""
         blocks = _blocks(text)
         starts: list[int] = []
         for (base, _), encoding in zip(blocks, self._encode([text[a:b] for a, b in blocks]), strict=True):
@@ -279,7 +280,7 @@ def _body_start(text: str, start: int, end: int) -> int:
 def _pieces(
     text: str, sections: list[_Section], noise: Sequence[tuple[int, int]], starts: list[int]
 ) -> list[_Piece]:
-    """What is left of each section without noise; noise of a few characters between two parts stays inside."""
+    """What is left of each section without noise; a few characters of noise between two parts stay."""
     pieces = []
     noise_ends = [end for _, end in noise]
     for index, section in enumerate(sections):
@@ -350,7 +351,7 @@ def _joins(run: list[_Piece], piece: _Piece, sections: list[_Section]) -> bool:
 
 
 def _windows(text: str, starts: list[int], run: list[_Piece], budget: int, overlap: int) -> Iterator[_Span]:
-    """Cut one run into windows of at most `budget` word pieces, each starting up to `overlap` before the last end."""
+    """Cut one run into windows of at most `budget` word pieces that overlap by up to `overlap`."""
     begin, end = run[0].start, run[-1].end
     first, last = run[0].first, run[-1].last
     overlap = min(overlap, budget // 4)
@@ -438,7 +439,7 @@ def _common(left: tuple[str, ...], right: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _halves(text: str, draft: _Draft, starts: list[int]) -> list[_Draft]:
-    """Cut a draft that came out too long between two word pieces near its middle, else between two characters."""
+    """Cut a draft that came out too long between two word pieces near its middle."""
     low, high = bisect_right(starts, draft.start), bisect_left(starts, draft.end)
     middle = starts[(low + high) // 2] if low < high else (draft.start + draft.end) // 2
     left = draft.start + len(text[draft.start : middle].rstrip())

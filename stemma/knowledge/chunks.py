@@ -1,11 +1,13 @@
 """Keeping the `chunks` table equal to the documents of a source, and finding where it is not.
 
-How a document is split is `chunking`'s decision. Rows are retired here and never deleted: an index may still serve them.
+How a document is split is `chunking`'s decision. Rows are retired here, never deleted: an index may serve
+them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,15 +15,16 @@ from typing import Any
 from psycopg.rows import tuple_row
 
 from stemma.knowledge.chunking import Chunker
-from stemma.knowledge.documents import Progress, source_lock
+from stemma.knowledge.documents import source_lock
 from stemma.knowledge.models import Chunk, ConvertedDocument, Heading, Source
+from stemma.progress import Progress, ReportProgress
 from stemma.store.database import Connection, Database
 
 
 @dataclass(slots=True)
 class ChunksReport:
-    """What one sync did. `documents` and `chunks` count what is current, `added`, `kept` and `retired` what this sync
-    touched, `tokens` word pieces of the current chunks; `version` identifies their content."""
+    """What one sync did. `documents` and `chunks` count what is current, `added`, `kept` and `retired` what
+    this sync touched, `tokens` word pieces of the current chunks; `version` identifies their content."""
 
     documents: int = 0
     rechunked: int = 0
@@ -34,34 +37,36 @@ class ChunksReport:
 
 
 def sync_chunks(
-    database: Database, source: Source, chunker: Chunker, *, progress: Progress | None = None
+    database: Database, source: Source, chunker: Chunker, *, progress: ReportProgress | None = None
 ) -> ChunksReport:
-    """Split every document of a source whose text or chunker changed, one transaction each; `progress(done, total)`.
+    """Split every document of a source whose text or chunker changed, one transaction each.
 
-    A chunk with the same document, ordinal and embedded text keeps its row. Raises Unavailable when the database
-    fails.
+    A chunk with the same document, ordinal and embedded text keeps its row. Raises Unavailable when the
+    database fails.
     """
     report = ChunksReport()
+    started = time.monotonic()
     with source_lock(database, source.name, "chunks") as connection:
         report.retired += _retire_removed(connection, source.name)
         stale = connection.execute(
-            "SELECT id FROM documents WHERE source = %s AND NOT removed AND chunked_as IS DISTINCT FROM %s ORDER BY id",
+            "SELECT id FROM documents WHERE source = %s AND NOT removed AND chunked_as IS DISTINCT FROM %s"
+            " ORDER BY id",
             (source.name, chunker.version),
         ).fetchall()
         for done, (document_id,) in enumerate(stale, start=1):
             with connection.transaction():
                 _rechunk(connection, document_id, chunker, report)
             if progress is not None:
-                progress(done, len(stale))
+                progress(Progress("splitting", "documents", done, len(stale), time.monotonic() - started))
         _summarize(connection, source.name, chunker, report)
     return report
 
 
 def reconcile_chunks(connection: Connection, source: str | None = None) -> list[str]:
-    """Every way in which current chunks and current documents disagree, one sentence each; empty when they agree.
+    """Every way in which current chunks and documents disagree, one sentence each; empty when they agree.
 
-    Checked: a span quotes its document exactly and of the right version, every document with words has chunks,
-    ordinals are without gaps or duplicates, no chunk of a removed document is current.
+    Checked: a span quotes its document exactly and of the right version, every document with words has
+    chunks, ordinals are without gaps or duplicates, no chunk of a removed document is current.
     """
     problems: list[str] = []
     for uri, text, text_sha256, chunks in _with_chunks(connection, source):
@@ -114,7 +119,8 @@ def _store(
     known: dict[tuple[int, bytes], tuple[int, bool]] = {}
     current: set[int] = set()
     rows = connection.execute(
-        "SELECT id, ordinal, embed_sha256, retired FROM chunks WHERE document_id = %s ORDER BY retired DESC, id",
+        "SELECT id, ordinal, embed_sha256, retired FROM chunks WHERE document_id = %s"
+        " ORDER BY retired DESC, id",
         (document_id,),
     )
     for chunk_id, ordinal, embed_sha256, retired in rows:
@@ -138,8 +144,8 @@ def _store(
     report.added += len(new)
     with connection.cursor() as cursor:
         cursor.executemany(
-            "UPDATE chunks SET start_offset = %s, end_offset = %s, heading_path = %s, page_first = %s, page_last = %s,"
-            " token_count = %s, document_sha256 = %s, retired = false WHERE id = %s",
+            "UPDATE chunks SET start_offset = %s, end_offset = %s, heading_path = %s, page_first = %s,"
+            " page_last = %s, token_count = %s, document_sha256 = %s, retired = false WHERE id = %s",
             [
                 (
                     c.start,
@@ -155,8 +161,8 @@ def _store(
             ],
         )
         with cursor.copy(
-            "COPY chunks (document_id, ordinal, start_offset, end_offset, text, context, heading_path, page_first,"
-            " page_last, token_count, embed_sha256, document_sha256) FROM STDIN"
+            "COPY chunks (document_id, ordinal, start_offset, end_offset, text, context, heading_path,"
+            " page_first, page_last, token_count, embed_sha256, document_sha256) FROM STDIN"
         ) as copy:
             for c, embed_sha256 in new:
                 span = (document_id, c.ordinal, c.start, c.end, c.text, c.context, list(c.heading_path))
@@ -195,7 +201,8 @@ def _with_chunks(
     ):
         documents.itersize = 20
         documents.execute(
-            f"SELECT d.id, d.source || '/' || d.uri, d.text, d.text_sha256 FROM documents d WHERE {where} ORDER BY d.id",
+            "SELECT d.id, d.source || '/' || d.uri, d.text, d.text_sha256 FROM documents d"
+            f" WHERE {where} ORDER BY d.id",
             parameters,
         )
         chunks.execute(

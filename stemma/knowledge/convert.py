@@ -1,6 +1,6 @@
-"""Any supported document to text with title, headings and pages: which format it is, and whose module reads it.
+"""Any supported document to text with title, headings and pages: which format it is, and who reads it.
 
-The formats themselves live in `stemma.knowledge.conversion`; reading files and the database does not belong here.
+The formats themselves live in `stemma.knowledge.conversion`; files and the database do not belong here.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ SUPPORTED = (
 def convert(data: bytes, *, uri: str, media_type: str | None, settings: Settings) -> ConvertedDocument:
     """Read one document, given its bytes, its name and what its sender says that it is.
 
-    Raises Unreadable with a stable code when it cannot be read: `unsupported_type`, `not_text`, `contains_nul`,
-    `encoding_unknown`, `empty`, `too_large`, `zip_bomb`, `pdf_encrypted`, `pdf_damaged`, `pdf_without_text`,
-    `docx_damaged`, `docx_encrypted`, `html_damaged`.
+    Raises Unreadable with a stable code when it cannot be read: `unsupported_type`, `not_text`,
+    `contains_nul`, `encoding_unknown`, `empty`, `too_large`, `zip_bomb`, `pdf_encrypted`, `pdf_damaged`,
+    `pdf_without_text`, `docx_damaged`, `docx_encrypted`, `html_damaged`.
     """
     if len(data) > settings.max_document_bytes:
         raise too_large(len(data), settings)
@@ -82,7 +82,7 @@ def media_type_of(data: bytes, *, uri: str, media_type: str | None) -> str:
 
 
 def converter_version(media_type: str) -> str:
-    """What a conversion of this media type depends on: our code's version and that of the libraries behind it."""
+    """What a conversion of this media type depends on: our code's version and its libraries'."""
     own, libraries = _VERSIONS[_BY_MEDIA_TYPE[media_type]]
     return " ".join([own, *(f"{library}={version(library)}" for library in libraries)])
 

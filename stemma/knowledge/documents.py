@@ -9,7 +9,8 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import psycopg
@@ -20,10 +21,9 @@ from stemma.knowledge.conversion.unreadable import Unreadable
 from stemma.knowledge.convert import convert, converter_version, media_type_of
 from stemma.knowledge.models import ConvertedDocument, Source
 from stemma.knowledge.sources import Item, read_items
+from stemma.progress import Progress, ReportProgress
 from stemma.store.database import Connection, Database
 from stemma.store.settings import Settings
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,8 @@ class Quarantined:
 
 @dataclass(slots=True)
 class DocumentsReport:
-    """What one sync found. `read` counts items, `characters` the text now current; `version` identifies that text."""
+    """What one sync found. `read` counts items, `characters` the text now current; `version` identifies that
+    text."""
 
     read: int = 0
     added: int = 0
@@ -58,15 +59,16 @@ class _Known:
 
 
 def sync_documents(
-    database: Database, source: Source, settings: Settings, *, progress: Progress | None = None
+    database: Database, source: Source, settings: Settings, *, progress: ReportProgress | None = None
 ) -> DocumentsReport:
-    """Read every item of a source and write what changed; `progress(done, total)` is called after each.
+    """Read every item of a source and write what changed.
 
-    Each document commits by itself. One that cannot be read is quarantined and its last good version stays; one that
-    is gone counts as removed. Raises what `read_items` raises when the source itself cannot be read (nothing is then
-    changed), and Unavailable when the database fails.
+    Each document commits by itself. One that cannot be read is quarantined and its last good version stays;
+    one that is gone counts as removed. Raises what `read_items` raises when the source itself cannot be read
+    (nothing is then changed), and Unavailable when the database fails.
     """
     report = DocumentsReport()
+    started = time.monotonic()
     with source_lock(database, source.name, "documents") as connection:
         items = list(read_items(source, settings))
         known = _known_documents(connection, source.name)
@@ -74,7 +76,8 @@ def sync_documents(
         for done, item in enumerate(items, start=1):
             _sync_item(connection, source.name, item, known.get(item.uri), settings, report)
             if progress is not None:
-                progress(done, len(items))
+                seconds = time.monotonic() - started
+                progress(Progress("reading", "documents", done, len(items), seconds))
         failed = {entry.uri for entry in report.quarantined}
         _clear_quarantine(connection, source.name, quarantined_before - failed)
         present = {item.uri for item in items}
@@ -91,8 +94,8 @@ def sync_documents(
 def source_lock(database: Database, source: str, step: str) -> Iterator[Connection]:
     """A connection that holds the one lock of this step of this source until the end of the block.
 
-    It autocommits, so that work inside chooses its own transactions. Raises Unavailable when the database fails or
-    its disk is full.
+    It autocommits, so that work inside chooses its own transactions. Raises Unavailable when the database
+    fails or its disk is full.
     """
     try:
         with database.transaction() as connection:
@@ -190,8 +193,8 @@ def _write(
         " ON CONFLICT (source, uri) DO UPDATE SET title = excluded.title, media_type = excluded.media_type,"
         " byte_size = excluded.byte_size, content_sha256 = excluded.content_sha256,"
         " converter = excluded.converter, text = excluded.text, text_sha256 = excluded.text_sha256,"
-        " headings = excluded.headings, page_starts = excluded.page_starts, removed = false, chunked_as = NULL,"
-        " read_at = now()",
+        " headings = excluded.headings, page_starts = excluded.page_starts, removed = false,"
+        " chunked_as = NULL, read_at = now()",
         (
             source,
             uri,
@@ -210,7 +213,8 @@ def _write(
 
 def _revive(connection: Connection, source: str, uri: str) -> None:
     connection.execute(
-        "UPDATE documents SET removed = false, chunked_as = NULL, read_at = now() WHERE source = %s AND uri = %s",
+        "UPDATE documents SET removed = false, chunked_as = NULL, read_at = now()"
+        " WHERE source = %s AND uri = %s",
         (source, uri),
     )
 

@@ -1,7 +1,7 @@
 """Which lines of a text are markup without words: badges, pictures, HTML tags and comments, link definitions.
 
-They cost the model tokens and answer no question, so chunks leave them out. Meaning beyond that is not judged here.
-Every pattern is bounded and atomic, so that the time stays linear on hostile input.
+They cost the model tokens and answer no question, so chunks leave them out. Meaning beyond that is not judged
+here. Every pattern is bounded and atomic, so that the time stays linear on hostile input.
 """
 
 from __future__ import annotations
@@ -26,16 +26,20 @@ _STRAY_WORDS = 2
 _STRAY_LENGTH = 200
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _RST_IMAGE = re.compile(
-    r"\.\. (?:-\*-|contents::|:\w).*|\.\. (?:\|[^|\n]{1,100}\| )?(?:image|figure)::.*|\.\. _[^:\n]{1,200}: ?\S*+\s*+|(?>\|[^|\n]{1,100}\|_{0,2}\s*+)++"
+    r"\.\. (?:-\*-|contents::|:\w).*"
+    r"|\.\. (?:\|[^|\n]{1,100}\| )?(?:image|figure)::.*"
+    r"|\.\. _[^:\n]{1,200}: ?\S*+\s*+"
+    r"|(?>\|[^|\n]{1,100}\|_{0,2}\s*+)++"
 )
 _RST_OPTION = re.compile(r"\s+:(?:target|alt|width|height|align|scale|class|name|figwidth|format):.*")
 _NOT_NEWLINE = re.compile(r"[^\n]")
 
 
 def noise_spans(text: str, media_type: str) -> tuple[tuple[int, int], ...]:
-    """Spans of whole lines that hold no words outside markup, ascending and disjoint, neighbouring lines joined.
+    """Spans of whole lines that hold no words outside markup, ascending, neighbouring lines joined.
 
-    Only Markdown (which HTML and DOCX become too) and reStructuredText have such lines; fenced code is never noise.
+    Only Markdown (which HTML and DOCX become too) and reStructuredText have such lines; fenced code is never
+    noise.
     """
     if media_type in ("text/plain", "application/pdf"):
         return ()
@@ -50,7 +54,7 @@ def noise_spans(text: str, media_type: str) -> tuple[tuple[int, int], ...]:
 
 
 def _is_stray(between: str) -> bool:
-    """Whether what stands between two noise lines is nothing, or a word or two such as a table cell of badges."""
+    """Whether between two noise lines stands nothing, or a word or two such as a table cell of badges."""
     if len(between) > _STRAY_LENGTH:
         return not between.strip()
     return len(_WORDS.findall(_ANY_TAG.sub(" ", between))) <= _STRAY_WORDS

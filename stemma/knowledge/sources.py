@@ -1,6 +1,7 @@
 """Where documents come from: the registry of sources, and the items that each of them holds.
 
-An item is bytes with a name; what they mean is decided by `stemma.knowledge.convert`. Nothing here writes documents.
+An item is bytes with a name; `stemma.knowledge.convert` decides what they mean. Nothing here writes
+documents.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing that a source holds. `size` is in bytes; `subject` is what the text is about, where its own title
-    may not say so. `read()` returns the bytes, or raises Unreadable or OSError."""
+    """One thing that a source holds. `size` is in bytes; `subject` is what the text is about, where its own
+    title may not say so. `read()` returns the bytes or raises Unreadable."""
 
     uri: str
     name: str
@@ -61,8 +62,8 @@ def ensure_builtin(connection: Connection, settings: Settings) -> tuple[Source, 
 def register(connection: Connection, source: Source) -> None:
     """Add a source, or give one of the same kind new locations.
 
-    Raises InvalidInput for a bad name or a location that does not exist, Conflict when the name is taken by another
-    kind of source or built in.
+    Raises InvalidInput for a bad name or a location that does not exist, Conflict when the name is taken by
+    another kind of source or built in.
     """
     if _NAME.fullmatch(source.name) is None:
         raise InvalidInput(
@@ -129,10 +130,10 @@ def get(connection: Connection, name: str) -> Source:
 
 
 def read_items(source: Source, settings: Settings) -> Iterator[Item]:
-    """Every item of a source in a fixed order. What cannot be read is an item too: its `read()` raises the reason.
+    """Every item of a source in a fixed order; of what cannot be read, `read()` raises the reason.
 
-    Raises NotFound when a folder or file list of the source itself is gone, so that an unplugged disk is not taken
-    for deleted documents.
+    Raises NotFound when the folder of a folder source is gone, so that an unplugged disk is not taken for
+    deleted documents.
     """
     if source.kind == "installed":
         yield from _installed_items(source, settings)
@@ -147,7 +148,8 @@ def read_items(source: Source, settings: Settings) -> Iterator[Item]:
 def _write(connection: Connection, source: Source) -> None:
     connection.execute(
         "INSERT INTO knowledge_sources (name, kind, locations) VALUES (%s, %s, %s)"
-        " ON CONFLICT (name) DO UPDATE SET kind = excluded.kind, locations = excluded.locations, removed = false",
+        " ON CONFLICT (name) DO UPDATE"
+        " SET kind = excluded.kind, locations = excluded.locations, removed = false",
         (source.name, source.kind, list(source.locations)),
     )
 
@@ -243,7 +245,7 @@ def _walk(folder: Path, root: Path, prefix: str, settings: Settings) -> Iterator
 
 
 def is_passed_over(name: str) -> bool:
-    """Whether a folder source leaves out files of this name: hidden ones and those of unfinished downloads."""
+    """Whether a folder source leaves out files of this name: hidden and half-downloaded ones."""
     return name.startswith((".", "~$")) or name.endswith(_TEMPORARY_SUFFIXES)
 
 
@@ -299,8 +301,8 @@ def _reason(error: OSError) -> Unreadable:
 def read_stable(path: Path, settings: Settings) -> bytes:
     """The bytes of a regular file that did not change while they were read.
 
-    Raises Unreadable: `too_large` (before reading), `changed_while_read` after four tries, `not_a_file` for pipes and
-    devices (which are never opened for long), `permission_denied`, `file_missing`, `read_failed`.
+    Raises Unreadable: `too_large` (before reading), `changed_while_read` after four tries, `not_a_file` for
+    pipes and devices (which are never opened for long), `permission_denied`, `file_missing`, `read_failed`.
     """
     for _ in range(_READ_ATTEMPTS):
         try:

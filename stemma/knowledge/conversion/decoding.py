@@ -19,8 +19,8 @@ _BYTE_ORDER_MARKS = (
 )
 _BINARY_MAGIC = (
     b"\x7fELF", b"MZ", b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf",
-    b"\xca\xfe\xba\xbe", b"\xcf\xfa\xed\xfe", b"\xfe\xed\xfa", b"\xd0\xcf\x11\xe0", b"SQLite format 3", b"PK\x03\x04",
-    b"RIFF", b"OggS", b"\x00asm",
+    b"\xca\xfe\xba\xbe", b"\xcf\xfa\xed\xfe", b"\xfe\xed\xfa", b"\xd0\xcf\x11\xe0", b"SQLite format 3",
+    b"PK\x03\x04", b"RIFF", b"OggS", b"\x00asm",
 )  # fmt: skip
 _CONTROL = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1b"))
 _CONTROL_SHARE = 0.02
@@ -31,10 +31,10 @@ _DECLARED_CHARSET = re.compile(
 
 
 def decode(data: bytes, *, html: bool = False) -> str:
-    """Decode text: byte order mark, strict UTF-8, a charset that HTML declares, then charset-normalizer's guess.
+    """Decode by byte order mark, strict UTF-8, a charset that HTML declares, or charset-normalizer's guess.
 
-    Raises Unreadable `not_text` for binary data, `contains_nul` for U+0000 (PostgreSQL text cannot hold it) and
-    `encoding_unknown` when no encoding fits.
+    Raises Unreadable `not_text` for binary data, `contains_nul` for U+0000 (PostgreSQL text cannot hold it)
+    and `encoding_unknown` when no encoding fits.
     """
     text = _decoded(data, html=html)
     if "\x00" in text:

@@ -24,8 +24,8 @@ def read_docx(
 ) -> tuple[str, str, tuple[Heading, ...]]:
     """Turn a DOCX into (Markdown, title, headings); pictures are left out, linked files are never opened.
 
-    Raises Unreadable `zip_bomb` before unpacking more than `max_expanded_bytes`, `docx_damaged` for anything that
-    is not a whole Word document.
+    Raises Unreadable `zip_bomb` before unpacking more than `max_expanded_bytes`, `docx_damaged` for anything
+    that is not a whole Word document.
     """
     import mammoth
 

@@ -32,7 +32,7 @@ def read_markdown(text: str, *, fallback_title: str) -> tuple[str, str, tuple[He
 
 
 def markdown_headings(text: str) -> tuple[Heading, ...]:
-    """ATX and setext headings outside code, with inline markup stripped from their titles; empty ones left out."""
+    """ATX and setext headings outside code, inline markup stripped from their titles; no empty ones."""
     parser = _parser()
     starts = _line_starts(text)
     tokens = parser.parse(text)

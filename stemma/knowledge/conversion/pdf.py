@@ -24,6 +24,7 @@ _JUNK_TITLE = re.compile(
     r"untitled|microsoft (word|powerpoint) - |.*\.(docx?|dvi|tex|indd|pptx?)$", re.IGNORECASE
 )
 _MAX_OUTLINE = 10_000
+_TYPOGRAPHIC = {"'": "['’‘]", '"': '["“”]', "-": "[-–—]", "–": "[-–—]", "’": "['’]"}
 _PAGE_BREAK = "\n\n"
 
 
@@ -117,14 +118,26 @@ def _outline(document: Any) -> list[_Bookmark]:
 def _located(bookmarks: list[_Bookmark], pages: list[str], starts: list[int]) -> tuple[Heading, ...]:
     headings: list[Heading] = []
     for bookmark in bookmarks:
-        page = pages[bookmark.page]
-        words = r"\s+".join(map(re.escape, bookmark.title.split()))
-        match = re.search(rf"^[\dA-Z. \t]{{0,12}}{words}", page, re.IGNORECASE | re.MULTILINE)
-        start = starts[bookmark.page] + (match.start() if match else 0)
-        if headings and start < headings[-1].start:
-            start = headings[-1].start
+        page, page_start = pages[bookmark.page], starts[bookmark.page]
+        earliest = max(headings[-1].start if headings else 0, page_start)
+        found = _find_line(page, bookmark.title, earliest - page_start)
+        start = earliest if found is None else page_start + found
         headings.append(Heading(start, bookmark.level, bookmark.title))
     return tuple(headings)
+
+
+def _find_line(page: str, title: str, position: int) -> int | None:
+    """Where a line with this title starts, section number or not; a line of its own is preferred."""
+    words = r"\s+".join(
+        "".join(_TYPOGRAPHIC.get(character) or re.escape(character) for character in word)
+        for word in title.split()
+    )
+    numbered = rf"^(?:(?:\d+|[A-Z])(?:\.\d+)*\.?[ \t]+)?(?i:{words})"
+    for pattern in (rf"{numbered}[ \t]*$", rf"{numbered}\b"):
+        match = re.compile(pattern, re.MULTILINE).search(page, position)
+        if match:
+            return match.start()
+    return None
 
 
 def _first_line(pages: list[str]) -> str:

@@ -1,6 +1,6 @@
 """reStructuredText: the text is the source itself, its section titles found by their adornment lines.
 
-Rules: docutils' reStructuredText specification, "Sections". Levels follow the order in which adornment styles appear.
+Rules: docutils' reStructuredText specification, "Sections". Levels follow the order in which styles appear.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ _WORDS_ABOVE_TITLE = 120
 def document_title(text: str, headings: Sequence[Heading], fallback: str) -> str:
     """The first heading where it names the whole text, else `fallback`.
 
-    It does when hardly any words stand above it, no heading is further out, and either no other is as far out or
-    it holds the fallback name. `Sponsors` as the first of ten equal headings is no title.
+    It does when hardly any words stand above it, no heading is further out, and either no other is as far out
+    or it holds the fallback name. `Sponsors` as the first of ten equal headings is no title.
     """
     if not headings or len(_WORDS.findall(text, 0, headings[0].start)) > _WORDS_ABOVE_TITLE:
         return fallback

@@ -1,4 +1,4 @@
-"""Why a document could not be read: the one error that every format raises and that quarantines the document."""
+"""Why a document could not be read: the error that every format raises and that quarantines the document."""
 
 from __future__ import annotations
 
