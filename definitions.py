@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from assets import knowledge, knowledge_checks
-from resources.progress import ProgressResource
+from resources.progress import ProgressLog
 from resources.store import StoreResource
 from schedules.knowledge import reread_sources
 from sensors.automation import automation
@@ -17,7 +17,7 @@ from sensors.knowledge import inbox, knowledge_refresh
 
 def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
     """The asset graph with its checks, jobs, sensors and schedules; tests and the command line swap resources."""
-    resources: dict[str, Any] = {"store": StoreResource(), "progress": ProgressResource()}
+    resources: dict[str, Any] = {"store": StoreResource(), "progress": ProgressLog()}
     return dg.Definitions(
         assets=dg.load_assets_from_modules([knowledge]),
         asset_checks=dg.load_asset_checks_from_modules([knowledge_checks]),

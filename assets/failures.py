@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Iterator
 
 import dagster as dg
+import psycopg
 
 from stemma.errors import StemmaError, Unavailable
 
@@ -18,17 +19,20 @@ RETRY = dg.RetryPolicy(max_retries=3, delay=2, backoff=dg.Backoff.EXPONENTIAL, j
 class PermanentFailure(dg.Failure):
     """A failure that another try cannot mend; it stops the step's retries."""
 
-    def __init__(self, error: StemmaError) -> None:
-        metadata = {"code": error.code, "field": error.field or "", "hint": error.hint or ""}
-        super().__init__(str(error), metadata=metadata, allow_retries=False)
+    def __init__(self, error: Exception) -> None:
+        if isinstance(error, StemmaError):
+            metadata = {"code": error.code, "field": error.field or "", "hint": error.hint or ""}
+            super().__init__(str(error), metadata=metadata, allow_retries=False)
+        else:
+            super().__init__(f"{type(error).__name__}: {error}", allow_retries=False)
 
 
 @contextlib.contextmanager
 def permanent_failures() -> Iterator[None]:
-    """Turn every domain error but Unavailable into a PermanentFailure that shows its code and hint."""
+    """Let what may pass by itself (a database that restarts) be tried again; everything else fails at once."""
     try:
         yield
-    except Unavailable:
+    except (Unavailable, psycopg.OperationalError):
         raise
-    except StemmaError as error:
+    except Exception as error:
         raise PermanentFailure(error) from error

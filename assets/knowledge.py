@@ -3,27 +3,189 @@
 Blocking checks on each product stand in `assets/knowledge_checks.py`.
 """
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
 
-from assets.automation import derived_data
+from assets.automation import DAILY_FRESHNESS, derived_data
 from assets.failures import RETRY, permanent_failures
-from resources.progress import ProgressResource
+from resources.progress import ProgressLog
 from resources.store import StoreResource
 from stemma.knowledge import chunks as chunk_store
 from stemma.knowledge import documents as document_store
 from stemma.knowledge import embedding, generations, sources
-from stemma.knowledge.chunking import chunker_for
-from stemma.knowledge.golden import load_questions
+from stemma.knowledge.chunking import Chunker
+from stemma.knowledge.models import Source
 
 KNOWLEDGE_SOURCES = dg.DynamicPartitionsDefinition(name="knowledge_sources")
-_PREVIEW_ROWS = 8
-
+_PREVIEW_ROWS = 10
 _COMMON: dict[str, Any] = {
     "group_name": "knowledge",
     "owners": ["team:knowledge"],
     "retry_policy": RETRY,
 }
+
+
+@dg.asset(
+    key=["knowledge", "documents"],
+    partitions_def=KNOWLEDGE_SOURCES,
+    kinds={"python", "postgres"},
+    code_version="1",
+    freshness_policy=DAILY_FRESHNESS,
+    description=(
+        "The text of every document of one source, with headings, pages and character offsets. "
+        "Files that cannot be read are set aside with the reason; their last good version stays."
+    ),
+    **_COMMON,
+)
+def documents(
+    context: dg.AssetExecutionContext, store: StoreResource, progress: dg.ResourceParam[ProgressLog]
+) -> dg.MaterializeResult[None]:
+    """Read one source."""
+    with permanent_failures():
+        report = document_store.sync_documents(
+            store.database, _source(context, store), store.settings, progress=progress.reporter(context)
+        )
+    touched = report.added + report.changed + report.removed
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(report.version),
+        metadata={
+            "summary": f"{report.documents:,} documents, {touched:,} changed, {len(report.quarantined):,} set aside",
+            "changed": bool(touched),
+            "dagster/row_count": report.documents,
+            "added": report.added,
+            "changed_documents": report.changed,
+            "unchanged": report.unchanged,
+            "removed": report.removed,
+            "characters": report.characters,
+            "set_aside": len(report.quarantined),
+            "set_aside_why": _table(
+                ("document", "code", "reason"), [(q.uri, q.code, q.reason) for q in report.quarantined]
+            ),
+        },
+    )
+
+
+@dg.asset(
+    key=["knowledge", "chunks"],
+    partitions_def=KNOWLEDGE_SOURCES,
+    deps=[documents],
+    kinds={"python", "postgres"},
+    code_version="1",
+    automation_condition=derived_data(),
+    description="Spans of the documents, cut at headings and then by tokens with overlap; each quotes its document exactly.",
+    **_COMMON,
+)
+def chunks(
+    context: dg.AssetExecutionContext, store: StoreResource, progress: dg.ResourceParam[ProgressLog]
+) -> dg.MaterializeResult[None]:
+    """Cut the changed documents of one source."""
+    with permanent_failures():
+        report = chunk_store.sync_chunks(
+            store.database,
+            _source(context, store),
+            Chunker.from_settings(store.settings),
+            progress=progress.reporter(context),
+        )
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(report.version),
+        metadata={
+            "summary": f"{report.chunks:,} chunks, {report.added:,} new, {report.retired:,} retired",
+            "changed": bool(report.added or report.retired),
+            "dagster/row_count": report.chunks,
+            "added": report.added,
+            "kept": report.kept,
+            "retired": report.retired,
+            "word_pieces": report.tokens,
+        },
+    )
+
+
+@dg.asset(
+    key=["knowledge", "embeddings"],
+    partitions_def=KNOWLEDGE_SOURCES,
+    deps=[chunks],
+    kinds={"pytorch", "postgres"},
+    code_version=embedding.VERSION,
+    automation_condition=derived_data(),
+    description="One unit vector per distinct chunk text and model; only texts never seen before are embedded.",
+    **_COMMON,
+)
+def embeddings(
+    context: dg.AssetExecutionContext, store: StoreResource, progress: dg.ResourceParam[ProgressLog]
+) -> dg.MaterializeResult[None]:
+    """Embed the new texts of one source."""
+    with permanent_failures():
+        report = embedding.sync_embeddings(
+            store.database,
+            context.partition_key,
+            embedding.load_model(store.settings),
+            progress=progress.reporter(context),
+        )
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(report.version),
+        metadata={
+            "summary": f"{report.embedded:,} embedded, {report.reused:,} reused",
+            "changed": bool(report.embedded),
+            "dagster/row_count": report.distinct,
+            "chunks": report.chunks,
+            "embedded": report.embedded,
+            "reused": report.reused,
+            "model_key": report.model_key,
+            "seconds": report.seconds,
+        },
+    )
+
+
+@dg.asset(
+    key=["knowledge", "search_index"],
+    deps=[embeddings],
+    kinds={"postgres", "tantivy"},
+    code_version=generations.VERSION,
+    automation_condition=derived_data(),
+    freshness_policy=DAILY_FRESHNESS,
+    description=(
+        "The generation that search answers from: pgvector HNSW and BM25 over every source. A new one is checked, "
+        "then swapped in atomically; the one before stays for `stemma index rollback`."
+    ),
+    **_COMMON,
+)
+def search_index(
+    context: dg.AssetExecutionContext, store: StoreResource, progress: dg.ResourceParam[ProgressLog]
+) -> dg.MaterializeResult[None]:
+    """Build and activate a generation, or confirm the active one."""
+    with permanent_failures():
+        report = generations.build_generation(
+            store.database,
+            store.settings,
+            embedding.load_model(store.settings),
+            progress=progress.reporter(context),
+        )
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(report.fingerprint),
+        metadata={
+            "summary": f"{report.chunks:,} chunks in generation {report.generation}",
+            "changed": report.built,
+            "dagster/row_count": report.chunks,
+            "generation": report.generation,
+            "recall_at_10": report.recall,
+            "by_source": _table(("source", "chunks"), sorted(report.sources.items())),
+        },
+    )
+
+
+def _source(context: dg.AssetExecutionContext, store: StoreResource) -> Source:
+    with store.database.snapshot() as connection:
+        return sources.get(connection, context.partition_key)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> dg.MarkdownMetadataValue:
+    if not rows:
+        return dg.MetadataValue.md("none")
+    shown = [[str(value).replace("|", "\\|").replace("\n", " ") for value in row] for row in rows[:_PREVIEW_ROWS]]
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(row) + " |" for row in shown]
+    if len(rows) > _PREVIEW_ROWS:
+        lines.append(f"\n… and {len(rows) - _PREVIEW_ROWS:,} more")
+    return dg.MetadataValue.md("\n".join(lines))

@@ -14,14 +14,13 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.events import DagsterEventType
-from pydantic import PrivateAttr
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import definitions
 from assets.knowledge import KNOWLEDGE_SOURCES
 from cli.output import err
 from resources.instance import open_instance
-from resources.progress import ProgressResource
+from resources.progress import ProgressLog
 from stemma.errors import CheckFailed, InvalidInput, NotFound, StemmaError
 from stemma.knowledge import sources
 from stemma.progress import Progress as Step
@@ -69,15 +68,11 @@ class Outcome:
     seconds: float
 
 
-class DisplayedProgress(ProgressResource):
+class DisplayedProgress(ProgressLog):
     """Shows steps as bars on standard error instead of logging them."""
 
-    _bars: Progress = PrivateAttr()
-
-    def attach(self, bars: Progress) -> DisplayedProgress:
-        """Show steps on `bars`."""
+    def __init__(self, bars: Progress) -> None:
         self._bars = bars
-        return self
 
     def reporter(self, context: dg.AssetExecutionContext) -> ReportProgress:
         """A callback that drives one bar."""
@@ -110,7 +105,9 @@ def select(graph: dg.Definitions, selection: str) -> list[dg.AssetKey]:
     """
     asset_graph = graph.resolve_asset_graph()
     try:
-        chosen = dg.AssetSelection.from_string(selection).resolve(asset_graph)
+        everything = dg.AssetSelection.all()
+        wanted = everything if selection == "*" else dg.AssetSelection.from_string(selection)
+        chosen = wanted.resolve(asset_graph)
     except Exception as error:
         raise InvalidInput(
             "selection_invalid",
@@ -184,17 +181,17 @@ def materialize(settings: Settings, database: Database, selection: str, partitio
     checks: list[CheckOutcome] = []
     with open_instance(settings, database.urls) as instance, _bars() as bars:
         prepare_partitions(instance, database)
-        graph = definitions.build_defs({"progress": DisplayedProgress().attach(bars)})
+        graph = definitions.build_defs({"progress": DisplayedProgress(bars)})
         for run in plan(graph, instance, selection, partition):
             title = run.assets[0].to_user_string() if len(run.assets) == 1 else run.assets[0].path[0]
-            label = f"{title} [{run.partition}]" if run.partition else title
+            label = f"{title} {run.partition}" if run.partition else title
             bar = bars.add_task(label, total=None)
             result = _execute(graph, instance, run)
             bars.remove_task(bar)
-            built += _built(result, instance, run)
+            built += _built(result, run)
             checks += _checks(result)
             for item in built[-len(run.assets) :]:
-                err.print(f"[green]✓[/] {item.asset}{f' [{item.partition}]' if item.partition else ''} {item.seconds:.1f} s")
+                err.print(f"[green]✓[/] {item.asset} {item.partition or ''} [dim]{item.seconds:.1f} s[/]")
     failed = [check for check in checks if not check.passed]
     if failed:
         raise CheckFailed("check_failed", f"{failed[0].asset}: {failed[0].check}: {failed[0].description}")
@@ -235,8 +232,12 @@ def _failure(result: dg.ExecuteInProcessResult) -> StemmaError:
     return StemmaError("run_failed", f"Run {result.run_id} failed.", hint="`make up` shows it in the Dagster UI.")
 
 
-def _built(result: dg.ExecuteInProcessResult, instance: dg.DagsterInstance, run: PlannedRun) -> list[Built]:
-    starts = {e.step_key: e.timestamp for e in result.all_events if e.event_type == DagsterEventType.STEP_START}
+def _built(result: dg.ExecuteInProcessResult, run: PlannedRun) -> list[Built]:
+    seconds = {
+        event.step_key: event.step_success_data.duration_ms / 1000
+        for event in result.all_events
+        if event.event_type == DagsterEventType.STEP_SUCCESS
+    }
     rows = []
     for event in result.get_asset_materialization_events():
         materialization = event.materialization
@@ -245,13 +246,13 @@ def _built(result: dg.ExecuteInProcessResult, instance: dg.DagsterInstance, run:
         metadata = {
             name: value.value
             for name, value in materialization.metadata.items()
-            if isinstance(value, (dg.IntMetadataValue, dg.FloatMetadataValue, dg.TextMetadataValue))
+            if isinstance(value, (dg.IntMetadataValue, dg.FloatMetadataValue, dg.TextMetadataValue, dg.BoolMetadataValue))
         }
         rows.append(
             Built(
                 asset=materialization.asset_key.to_user_string(),
                 partition=run.partition,
-                seconds=event.timestamp - starts.get(event.step_key, event.timestamp),
+                seconds=seconds.get(event.step_key, 0.0),
                 data_version=version,
                 changed=bool(metadata.get("changed", True)),
                 metadata=metadata,

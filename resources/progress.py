@@ -11,7 +11,7 @@ from stemma.progress import Progress, ReportProgress
 _SECONDS_BETWEEN_LINES = 5.0
 
 
-class ProgressResource(dg.ConfigurableResource):
+class ProgressLog:
     """Hands out a callback that logs a line now and then, with the rate and what is still to go."""
 
     def reporter(self, context: dg.AssetExecutionContext) -> ReportProgress:

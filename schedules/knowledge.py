@@ -1,7 +1,5 @@
 """Re-reading every knowledge source once a day."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import dagster as dg

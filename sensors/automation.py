@@ -1,7 +1,5 @@
 """The sensor that evaluates automation conditions; it is named here so that it runs without being switched on."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 automation = dg.AutomationConditionSensorDefinition(

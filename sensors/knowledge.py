@@ -1,12 +1,10 @@
 """Starting the knowledge graph when a source is registered or a file appears in the inbox."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from assets.knowledge import KNOWLEDGE_SOURCES
-from stemma.knowledge import sources
-from stemma.store.database import Database
+from stemma.knowledge import inbox as inboxes
+from stemma.knowledge.sources import INBOX_NAME
 from stemma.store.settings import load_settings
 
 knowledge_refresh = dg.define_asset_job(
@@ -26,13 +24,13 @@ knowledge_refresh = dg.define_asset_job(
 )
 def inbox(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Request a run when the inbox's listing differs from the one that the cursor remembers."""
-    listing = sources.fingerprint(load_settings().inbox)
-    if listing == context.cursor:
+    listing = inboxes.fingerprint(load_settings().inbox)
+    number, _, known = (context.cursor or "0:").partition(":")
+    if listing == known:
         return dg.SkipReason("Nothing changed in the inbox.")
-    if listing is None:
-        return dg.SkipReason("The inbox is being written to; looking again at the next tick.")
+    cursor = f"{int(number) + 1 if number.isdigit() else 1}:{listing}"
     return dg.SensorResult(
-        cursor=listing,
-        dynamic_partitions_requests=[KNOWLEDGE_SOURCES.build_add_request([sources.INBOX])],
-        run_requests=[dg.RunRequest(run_key=f"inbox:{listing}", partition_key=sources.INBOX)],
+        cursor=cursor,
+        dynamic_partitions_requests=[KNOWLEDGE_SOURCES.build_add_request([INBOX_NAME])],
+        run_requests=[dg.RunRequest(run_key=f"inbox:{cursor}", partition_key=INBOX_NAME)],
     )
