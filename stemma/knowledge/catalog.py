@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, TypeVar
 
+from psycopg.rows import class_row
+
 from stemma.errors import InvalidInput, NotFound
 from stemma.knowledge import sources
 from stemma.knowledge.models import SourceKind
@@ -121,15 +123,18 @@ def list_documents(
     if source is not None:
         sources.get(connection, source)
     (after,) = decode_cursor("documents", cursor, int) if cursor else (0,)
-    rows = connection.execute(
-        "SELECT d.id, d.source, d.uri, d.title, d.media_type, d.byte_size, d.read_at,"
-        " (SELECT count(*) FROM chunks c WHERE c.document_id = d.id AND NOT c.retired)"
-        " FROM documents d WHERE NOT d.removed AND d.id > %(after)s"
-        " AND (%(source)s::text IS NULL OR d.source = %(source)s) ORDER BY d.id LIMIT %(limit)s",
-        {"after": after, "source": source, "limit": limit + 1},
-    ).fetchall()
-    found = [DocumentSummary(*row) for row in rows]
-    return _page(found, limit, lambda last: encode_cursor("documents", last.id))
+    rows = (
+        connection.cursor(row_factory=class_row(DocumentSummary))
+        .execute(
+            "SELECT d.id, d.source, d.uri, d.title, d.media_type, d.byte_size AS size, d.read_at,"
+            " (SELECT count(*) FROM chunks c WHERE c.document_id = d.id AND NOT c.retired) AS chunks"
+            " FROM documents d WHERE NOT d.removed AND d.id > %(after)s"
+            " AND (%(source)s::text IS NULL OR d.source = %(source)s) ORDER BY d.id LIMIT %(limit)s",
+            {"after": after, "source": source, "limit": limit + 1},
+        )
+        .fetchall()
+    )
+    return _page(rows, limit, lambda last: encode_cursor("documents", last.id))
 
 
 def read_document(
@@ -142,32 +147,39 @@ def read_document(
     text.
     """
     _check_span(start, end)
-    row = connection.execute(
-        "SELECT d.id, d.source, d.uri, d.title, d.media_type, d.byte_size, d.read_at,"
-        " (SELECT count(*) FROM chunks c WHERE c.document_id = d.id AND NOT c.retired),"
-        " d.removed, encode(d.content_sha256, 'hex'), encode(d.text_sha256, 'hex'), length(d.text),"
-        " substr(d.text, %(start)s::integer + 1, %(length)s::integer)"
-        " FROM documents d WHERE d.id = %(id)s",
-        {"id": document_id, "start": start, "length": DEFAULT_EXCERPT if end is None else end - start},
-    ).fetchone()
-    if row is None:
+    view = (
+        connection.cursor(row_factory=class_row(DocumentView))
+        .execute(
+            "SELECT d.id, d.source, d.uri, d.title, d.media_type, d.byte_size AS size, d.read_at,"
+            " (SELECT count(*) FROM chunks c WHERE c.document_id = d.id AND NOT c.retired) AS chunks,"
+            " d.removed, encode(d.content_sha256, 'hex') AS content_sha256,"
+            " encode(d.text_sha256, 'hex') AS text_sha256, length(d.text) AS characters,"
+            ' %(start)s::integer AS start, %(start)s::integer + length(excerpt) AS "end", excerpt'
+            " FROM documents d, substr(d.text, %(start)s::integer + 1, %(length)s::integer) excerpt"
+            " WHERE d.id = %(id)s",
+            {
+                "id": document_id,
+                "start": start,
+                "length": DEFAULT_EXCERPT if end is None else end - start,
+            },
+        )
+        .fetchone()
+    )
+    if view is None:
         raise NotFound(
             "document_not_found",
             f"There is no document {document_id}.",
             field="id",
             hint="It may have been removed from its source; search again for its present citation.",
         )
-    characters, excerpt = row[-2:]
-    if max(start, end or 0) > characters:
+    if max(start, end or 0) > view.characters:
         raise InvalidInput(
             "span_outside_text",
-            f"The text has {characters} characters.",
-            field="end" if end is not None and end > characters else "start",
+            f"The text has {view.characters} characters.",
+            field="start" if end is None else "end",
             hint="Compare text_sha256 with the citation's document_sha256; the document may have changed.",
         )
-    return DocumentView(
-        *row[:-2], characters=characters, start=start, end=start + len(excerpt), excerpt=excerpt
-    )
+    return view
 
 
 def _check_span(start: int, end: int | None) -> None:
@@ -197,20 +209,17 @@ def list_quarantine(
     if source is not None:
         sources.get(connection, source)
     after_source, after_uri = decode_cursor("quarantine", cursor, str, str) if cursor else ("", "")
-    rows = connection.execute(
-        "SELECT source, uri, code, reason, byte_size, first_seen_at, last_seen_at FROM document_quarantine"
-        " WHERE (source, uri) > (%(after_source)s, %(after_uri)s)"
-        " AND (%(source)s::text IS NULL OR source = %(source)s) ORDER BY source, uri LIMIT %(limit)s",
-        {"after_source": after_source, "after_uri": after_uri, "source": source, "limit": limit + 1},
-    ).fetchall()
-    found = [QuarantinedItem(*row) for row in rows]
-    return _page(found, limit, lambda last: encode_cursor("quarantine", last.source, last.uri))
-
-
-def active_generation(connection: Connection) -> int | None:
-    """The index generation that search reads now, or None before the first one is complete."""
-    row = connection.execute("SELECT generation_id FROM active_generation").fetchone()
-    return None if row is None else int(row[0])
+    rows = (
+        connection.cursor(row_factory=class_row(QuarantinedItem))
+        .execute(
+            "SELECT source, uri, code, reason, byte_size AS size, first_seen_at, last_seen_at"
+            " FROM document_quarantine WHERE (source, uri) > (%(after_source)s, %(after_uri)s)"
+            " AND (%(source)s::text IS NULL OR source = %(source)s) ORDER BY source, uri LIMIT %(limit)s",
+            {"after_source": after_source, "after_uri": after_uri, "source": source, "limit": limit + 1},
+        )
+        .fetchall()
+    )
+    return _page(rows, limit, lambda last: encode_cursor("quarantine", last.source, last.uri))
 
 
 def _page(found: Sequence[T], limit: int, cursor_after: Callable[[T], str]) -> Page[T]:

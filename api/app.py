@@ -1,0 +1,92 @@
+"""The application: settings in, a FastAPI application out.
+
+What it serves is in `api.routers`; running it as a process is `api.server`'s business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from api import openapi, problems
+from api.limits import InFlight
+from api.middleware import BodyLimit, LoopbackOnly, RequestLog, TextGuard, is_loopback
+from api.routers import documents, health, search, sources
+from stemma.errors import InvalidInput
+from stemma.knowledge.search import Searcher
+from stemma.store.database import Database
+from stemma.store.settings import Settings, load_settings
+
+API = "/api/v1"
+
+_DESCRIPTION = """
+Search in everything the studio has read, upload documents, and open what a citation points at.
+Errors are RFC 9457 problem details with a stable `code`. Lists come in pages `{data, next_cursor}`.
+"""
+_MULTIPART_OVERHEAD = 1 << 16
+
+
+def create_app(settings: Settings | None = None, *, database: Database | None = None) -> FastAPI:
+    """Make the application; without `database` it opens one of its own when it starts and closes it at the
+    end.
+
+    Raises InvalidInput when the settings would serve it beyond loopback: there is no access control yet.
+    """
+    settings = settings or load_settings()
+    require_loopback(settings)
+    app = FastAPI(
+        title="Stemma",
+        version=version("stemma-studio"),
+        description=_DESCRIPTION,
+        lifespan=_lifespan,
+        # The documentation pages load their scripts from a CDN.
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        responses=openapi.problems(*openapi.EVERYWHERE),
+        form_limits={"max_files": 1, "max_fields": 8, "max_part_size": 1 << 14},
+    )
+    app.state.settings = settings
+    app.state.given_database = database
+    app.state.in_flight = InFlight()
+    problems.install(app)
+    openapi.install(app)
+    app.include_router(health.router)
+    app.include_router(search.router, prefix=API)
+    app.include_router(documents.router, prefix=API)
+    app.include_router(documents.uploads, prefix=API)
+    app.include_router(sources.router, prefix=API)
+    # The one added last sees a request first.
+    upload_bytes = settings.max_document_bytes + _MULTIPART_OVERHEAD
+    app.add_middleware(BodyLimit, larger={f"{API}{documents.UPLOAD_PATH}": upload_bytes})
+    app.add_middleware(TextGuard)
+    app.add_middleware(LoopbackOnly)
+    app.add_middleware(RequestLog)
+    return app
+
+
+def require_loopback(settings: Settings) -> None:
+    """Raises InvalidInput unless the API is to be bound to a loopback address."""
+    if not is_loopback(settings.api_host):
+        raise InvalidInput(
+            "api_host_not_loopback",
+            f"The API has no access control yet and cannot be bound to {settings.api_host}.",
+            field="STEMMA_API_HOST",
+            hint="Use 127.0.0.1, ::1 or localhost, and an SSH tunnel to reach it from elsewhere.",
+        )
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    given: Database | None = app.state.given_database
+    with contextlib.ExitStack() as opened:
+        database = given or opened.enter_context(Database.open(settings))
+        searcher = Searcher(database, settings)
+        opened.callback(searcher.close)
+        app.state.database = database
+        app.state.searcher = searcher
+        yield

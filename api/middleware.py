@@ -1,0 +1,207 @@
+"""What holds for every request before a route sees it: its id, its log line, where it comes from, what it
+weighs.
+
+Plain ASGI, so that bodies stream through and context variables reach the routes.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Mapping
+from ipaddress import ip_address
+from typing import Final
+from urllib.parse import unquote_to_bytes, urlsplit
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.problems import error_response, problem_response, unexpected_response
+from stemma.errors import InvalidInput, StemmaError
+
+DEFAULT_BODY_BYTES: Final = 1 << 20
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,128}")
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_PROBES = frozenset({"/healthz", "/readyz"})
+_log = structlog.get_logger("api")
+
+
+class RequestLog:
+    """Gives each request an id, answers unexpected errors, and logs one line with route, status and duration.
+
+    Only the route's template is logged, never the path or the query, which may hold what must not be kept.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = _request_id(Headers(scope=scope).get("x-request-id"))
+        scope.setdefault("state", {})["request_id"] = request_id
+        started = time.perf_counter()
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers["Cross-Origin-Resource-Policy"] = "same-origin"
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self.app(scope, receive, send_with_id)
+            except Exception:
+                _log.exception("unexpected error", method=scope["method"], route=_route(scope))
+                if status:
+                    raise
+                await unexpected_response(scope)(scope, receive, send_with_id)
+            finally:
+                log = _log.debug if scope["path"] in _PROBES and status == 200 else _log.info
+                duration_ms = round((time.perf_counter() - started) * 1000, 1)
+                log(
+                    "request",
+                    method=scope["method"],
+                    route=_route(scope),
+                    status=status,
+                    duration_ms=duration_ms,
+                )
+
+
+def _request_id(given: str | None) -> str:
+    return given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _route(scope: Scope) -> str | None:
+    return getattr(scope.get("route"), "path", None)
+
+
+class LoopbackOnly:
+    """Lets in only what addresses this machine by a loopback name and, where it writes, comes from our own
+    pages.
+
+    There is no sign-in yet: the socket is on loopback, but a page of any site can make the user's browser
+    send requests there. A foreign name in Host is DNS rebinding; a foreign Origin on a write is request
+    forgery.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if not is_loopback(_host_name(host)):
+            response = problem_response(
+                scope,
+                status=421,
+                code="host_not_loopback",
+                title="Misdirected request",
+                detail="This API answers only to loopback names.",
+                hint="Open it as http://127.0.0.1 or http://localhost.",
+            )
+        elif scope.get("method") not in _READING and not _same_origin(headers, scope["scheme"], host):
+            response = problem_response(
+                scope,
+                status=403,
+                code="origin_foreign",
+                title="Forbidden",
+                detail="Requests that change something are not taken from other sites.",
+            )
+        else:
+            await self.app(scope, receive, send)
+            return
+        await response(scope, receive, send)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address, without port and brackets, can only mean this machine."""
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _host_name(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _same_origin(headers: Headers, scheme: str, host: str) -> bool:
+    """Whether a browser says that the request comes from a page of this origin; other clients say nothing."""
+    origin = headers.get("origin")
+    site = headers.get("sec-fetch-site", "same-origin")
+    return origin in (None, f"{scheme}://{host}") and site in ("same-origin", "none")
+
+
+class TextGuard:
+    """Refuses U+0000 in a path or query: PostgreSQL's text cannot hold it, and C libraries cut strings
+    there.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            for part, raw in (("path", scope["path"].encode()), ("query", scope["query_string"])):
+                if b"\0" in unquote_to_bytes(raw):
+                    await error_response(scope, _nul(part))(scope, receive, send)
+                    return
+        await self.app(scope, receive, send)
+
+
+def _nul(part: str) -> StemmaError:
+    return InvalidInput(
+        "text_holds_nul", f"The {part} holds the character U+0000.", field=part, hint="Remove that character."
+    )
+
+
+class BodyLimit:
+    """Refuses a body over the limit of its path (413), whether it announces its length or not."""
+
+    def __init__(self, app: ASGIApp, larger: Mapping[str, int]) -> None:
+        self.app = app
+        self.larger = larger
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        limit = self.larger.get(scope["path"], DEFAULT_BODY_BYTES)
+        detail = f"The request body is larger than {limit} bytes."
+        announced = Headers(scope=scope).get("content-length", "0")
+        if announced.isdecimal() and int(announced) > limit:
+            response = problem_response(
+                scope, status=413, code="body_too_large", title="Too large", detail=detail
+            )
+            await response(scope, receive, send)
+            return
+        received = 0
+
+        async def receive_within_limit() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > limit:
+                raise HTTPException(413, detail)
+            return message
+
+        await self.app(scope, receive_within_limit, send)

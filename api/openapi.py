@@ -1,0 +1,53 @@
+"""The OpenAPI document: problem details as the declared form of every error.
+
+FastAPI can declare an error only as JSON of its own validation shape; this module says what is really sent.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any, Final
+
+from fastapi import FastAPI
+from pydantic.json_schema import models_json_schema
+
+from api.problems import MEDIA_TYPE, Problem
+
+_REF: Final = "#/components/schemas/{model}"
+_MEANINGS: Final = {
+    403: "The request comes from another site",
+    404: "It does not exist",
+    409: "It contradicts the present state",
+    413: "The body is too large",
+    415: "Not a type that is read here",
+    421: "The Host is not a loopback name",
+    422: "An input cannot be used",
+    429: "Too many requests of this kind are in flight; see Retry-After",
+    500: "An unexpected error",
+    503: "Something needed is not there now; see Retry-After",
+}
+EVERYWHERE: Final = (413, 421, 422, 500)
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route declares for the errors that it can answer with."""
+    return {
+        status: {
+            "description": _MEANINGS.get(status, HTTPStatus(status).phrase),
+            "content": {MEDIA_TYPE: {"schema": {"$ref": _REF.format(model=Problem.__name__)}}},
+        }
+        for status in statuses
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Add the schema of problem details to the application's OpenAPI document."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        _, definitions = models_json_schema([(Problem, "serialization")], ref_template=_REF)
+        document.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

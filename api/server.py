@@ -1,0 +1,77 @@
+"""The API as a process: one loopback socket, one uvicorn server, and a clean end.
+
+`python -m api` runs it; what is served is decided by `api.app`.
+"""
+
+from __future__ import annotations
+
+import errno
+import signal
+import socket
+import sys
+from types import FrameType
+
+import structlog
+import uvicorn
+
+from api.app import create_app, require_loopback
+from stemma.errors import Unavailable
+from stemma.store.database import Database
+from stemma.store.logs import configure_logging
+from stemma.store.settings import Settings
+
+_GRACE_SECONDS = 10
+_BACKLOG = 1024
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGINT or SIGTERM, then finish the requests in flight for up to ten seconds.
+
+    Raises InvalidInput for a host beyond loopback, Unavailable (`port_in_use`, `port_not_usable`) when the
+    address cannot be bound or the embedded database does not start.
+    """
+    configure_logging(settings.log_level)
+    require_loopback(settings)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
+    with listen(settings) as listener, Database.open(settings) as database:
+        config = uvicorn.Config(
+            create_app(settings, database=database),
+            log_config=None,
+            access_log=False,
+            lifespan="on",
+            proxy_headers=False,
+            server_header=False,
+            ws="none",
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+        )
+        host, port = listener.getsockname()[:2]
+        structlog.get_logger("api").info("listening", host=host, port=port)
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    """What a signal does before uvicorn takes over, and again when uvicorn, having ended, passes it on."""
+    sys.exit(0)
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The listening socket of the API; raises Unavailable where the address cannot be had."""
+    host, port = settings.api_host, settings.api_port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise Unavailable(
+                "port_in_use",
+                f"Port {port} on {host} is taken by another program.",
+                field="STEMMA_API_PORT",
+                hint="Stop that program, or set STEMMA_API_PORT to a free port.",
+            ) from error
+        raise Unavailable(
+            "port_not_usable",
+            f"The API cannot listen on {host} port {port}: {error.strerror}.",
+            field="STEMMA_API_PORT",
+            hint="Choose another port or address.",
+        ) from error
