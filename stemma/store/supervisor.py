@@ -110,9 +110,19 @@ class Supervisor:
         self._write_state()
 
     def _write_state(self) -> None:
-        if self._state != self._written:
-            write_atomically(self._layout.state, json.dumps(asdict(self._state), indent=1) + "\n")
-            self._written = self._state
+        if self._state == self._written:
+            return
+        text = json.dumps(asdict(self._state), indent=1) + "\n"
+        try:
+            write_atomically(self._layout.state, text)
+        except OSError:
+            # A full disk still has the room that the last state took.
+            if not self._layout.state.exists():
+                raise
+            with self._layout.state.open("r+", encoding="utf-8") as file:
+                file.write(text)
+                file.truncate()
+        self._written = self._state
 
     # Starting
 
