@@ -24,6 +24,17 @@ _ANALYZER = "stemma_english"
 _LONGEST_WORD = 64
 _WRITER_HEAP_BYTES = 128_000_000
 
+# The English list of the Snowball project (BSD). tantivy's own has 33 words and lets "how", "what" and "do" count.
+_STOP_WORDS = """
+    i me my myself we our ours ourselves you your yours yourself yourselves he him his himself she her
+    hers herself it its itself they them their theirs themselves what which who whom this that these
+    those am is are was were be been being have has had having do does did doing a an the and but if or
+    because as until while of at by for with about against between into through during before after
+    above below to from up down in out on off over under again further then once here there when where
+    why how all any both each few more most other some such no nor not only own same so than too very s
+    t can will just don should now
+""".split()
+
 
 @cache
 def _analyzer() -> tantivy.TextAnalyzer:
@@ -35,7 +46,7 @@ def _analyzer() -> tantivy.TextAnalyzer:
         .filter(Filter.remove_long(_LONGEST_WORD))
         .filter(Filter.lowercase())
         .filter(Filter.ascii_fold())
-        .filter(Filter.stopword("english"))
+        .filter(Filter.custom_stopword(_STOP_WORDS))
         .filter(Filter.stemmer("english"))
         .build()
     )
