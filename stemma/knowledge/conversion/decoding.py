@@ -24,6 +24,7 @@ _BINARY_MAGIC = (
 )  # fmt: skip
 _CONTROL = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1b"))
 _CONTROL_SHARE = 0.02
+_CHAOS_TOLERANCE = 0.1
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _DECLARED_CHARSET = re.compile(
     rb"""<meta[^>]{0,200}charset\s*=\s*["']?([A-Za-z0-9_.:-]{1,40})""", re.IGNORECASE
@@ -92,11 +93,18 @@ def _from_declaration(data: bytes) -> str:
 
 
 def _guessed(data: bytes) -> str:
+    """charset-normalizer's best guess, or Windows-1252, by far the commonest of them, where that reads as
+    well."""
     from charset_normalizer import from_bytes
 
-    best = from_bytes(data, preemptive_behaviour=False).best()
+    matches = from_bytes(data, preemptive_behaviour=False)
+    best = matches.best()
     if best is None:
         raise Unreadable(
             "encoding_unknown", "No known text encoding fits the file.", hint="Save it again as UTF-8."
         )
+    for match in matches:
+        alike = match.chaos <= best.chaos + _CHAOS_TOLERANCE and match.coherence >= best.coherence
+        if match.encoding == "cp1252" and alike:
+            return str(match)
     return str(best)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 VERSION = "html-1"
 
+_MAX_DEPTH = 256
 _TABLE = ("table", "tbody", "thead")
 _IMPLIED_ENDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "p": (("p",), ("div", "section", "article", "td", "th", "li", "blockquote")),
@@ -43,9 +44,13 @@ def read_html(source: str, *, fallback_title: str) -> tuple[str, str, tuple[Head
         converter = MarkdownConverter(heading_style="ATX", bullets="-", strip=["img"], escape_misc=False)
         markdown = converter.convert_soup(page)
     except RecursionError as error:
-        raise Unreadable("html_damaged", "The HTML is nested too deeply to be a page.") from error
+        raise _too_deep() from error
     text, title, headings = read_markdown(_tidied(markdown), fallback_title=fallback_title)
     return text, page_title or title, headings
+
+
+def _too_deep() -> Unreadable:
+    return Unreadable("html_damaged", "The HTML is nested too deeply to be a page.")
 
 
 def _parsed(source: str) -> BeautifulSoup:
@@ -54,8 +59,10 @@ def _parsed(source: str) -> BeautifulSoup:
 
     class Page(BeautifulSoup):
         def handle_starttag(self, name: str, *rest: Any, **named: Any) -> Tag | None:
+            if len(self.tagStack) > _MAX_DEPTH:
+                raise _too_deep()
             ended, within = _IMPLIED_ENDS.get(name, ((), ()))
-            for open_tag in reversed(self.tagStack):
+            for open_tag in reversed(self.tagStack if ended else ()):
                 if open_tag.name in within:
                     break
                 if open_tag.name in ended:
