@@ -81,6 +81,12 @@ def upgrade(owner_url: str) -> tuple[str | None, str]:
         return before, head()
 
 
+def grant(owner_url: str) -> None:
+    """Let the application's role use the tables, where the server has that role; `upgrade` does so as well."""
+    with _engine(owner_url).begin() as connection:
+        connection.execute(sqlalchemy.text(_GRANTS))
+
+
 def _require_pgvector(connection: sqlalchemy.Connection) -> None:
     known = connection.execute(sqlalchemy.text("SELECT 1 FROM pg_available_extensions WHERE name = 'vector'")).first()
     connection.rollback()
