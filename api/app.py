@@ -14,13 +14,11 @@ from fastapi import FastAPI
 from api import openapi, problems
 from api.limits import InFlight
 from api.middleware import BodyLimit, LoopbackOnly, RequestLog, TextGuard, is_loopback
-from api.routers import documents, health, search, sources
+from api.routers import API, documents, health, search, sources
 from stemma.errors import InvalidInput
 from stemma.knowledge.search import Searcher
 from stemma.store.database import Database
 from stemma.store.settings import Settings, load_settings
-
-API = "/api/v1"
 
 _DESCRIPTION = """
 Search in everything the studio has read, upload documents, and open what a citation points at.
@@ -55,10 +53,10 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     problems.install(app)
     openapi.install(app)
     app.include_router(health.router)
-    app.include_router(search.router, prefix=API)
-    app.include_router(documents.router, prefix=API)
-    app.include_router(documents.uploads, prefix=API)
-    app.include_router(sources.router, prefix=API)
+    app.include_router(search.router)
+    app.include_router(documents.router)
+    app.include_router(documents.uploads)
+    app.include_router(sources.router)
     # The one added last sees a request first.
     upload_bytes = settings.max_document_bytes + _MULTIPART_OVERHEAD
     app.add_middleware(BodyLimit, larger={f"{API}{documents.UPLOAD_PATH}": upload_bytes})

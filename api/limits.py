@@ -33,6 +33,10 @@ class InFlight:
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
 
+    def count(self, capability: str) -> int:
+        """How many are in flight now."""
+        return self._counts[capability]
+
     @contextlib.contextmanager
     def slot(self, capability: str, at_most: int) -> Iterator[None]:
         """Hold one of `at_most` places for the block; raises TooManyRequests where none is free."""

@@ -11,14 +11,15 @@ from pydantic import BaseModel, Field
 from api.deps import DatabaseDep, PageDep, SettingsDep
 from api.limits import limited
 from api.openapi import problems
+from api.routers import API
 from stemma.knowledge import catalog
 from stemma.knowledge.convert import SUPPORTED
 from stemma.knowledge.uploads import Upload, UploadStatus, store_upload
 
 UPLOAD_PATH: Final = "/documents"
 
-router = APIRouter(tags=["documents"], route_class=limited("documents"))
-uploads = APIRouter(tags=["documents"], route_class=limited("uploads"))
+router = APIRouter(prefix=API, tags=["documents"], route_class=limited("documents"))
+uploads = APIRouter(prefix=API, tags=["documents"], route_class=limited("uploads"))
 
 
 class UploadBody(BaseModel):

@@ -60,9 +60,14 @@ def readyz(request: Request, settings: SettingsDep, database: DatabaseDep) -> Re
     """
     checks = {
         "database": _required(lambda: _check_database(database)),
-        "search_index": _required(lambda: _check_index(database, settings)),
         "code_location": _check_code_location(settings),
     }
+    if checks["database"].status == "ok":
+        checks["search_index"] = _required(lambda: _check_index(database, settings))
+    else:
+        checks["search_index"] = Check(
+            status="failed", required=True, detail="Not known without the database."
+        )
     failed = [name for name, check in checks.items() if check.required and check.status != "ok"]
     if not failed:
         return Readiness(checks=checks)
@@ -91,7 +96,6 @@ def _check_database(database: Database) -> str:
 
 
 def _check_index(database: Database, settings: Settings) -> str:
-    database.ping()
     try:
         with database.snapshot() as connection:
             active = generations.active(connection)

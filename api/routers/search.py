@@ -10,10 +10,11 @@ from pydantic import BaseModel, Field
 from api.deps import SearcherDep
 from api.limits import limited
 from api.openapi import problems
+from api.routers import API
 from stemma.knowledge.models import SearchMode, SearchPage
 from stemma.knowledge.search import LARGEST_PAGE, LONGEST_QUERY
 
-router = APIRouter(tags=["search"], route_class=limited("search"))
+router = APIRouter(prefix=API, tags=["search"], route_class=limited("search"))
 
 
 class CitationBody(BaseModel):

@@ -11,10 +11,11 @@ from pydantic import BaseModel, Field
 from api.deps import DatabaseDep, PageDep
 from api.limits import limited
 from api.openapi import problems
+from api.routers import API
 from stemma.knowledge import catalog
 from stemma.knowledge.models import SourceKind
 
-router = APIRouter(tags=["sources"], route_class=limited("documents"))
+router = APIRouter(prefix=API, tags=["sources"], route_class=limited("documents"))
 
 
 class SourceBody(BaseModel):

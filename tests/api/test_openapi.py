@@ -1,0 +1,106 @@
+"""The OpenAPI document tells the truth: every answer has a declared status and its declared schema."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import jsonschema
+import pytest
+
+JUNK = [
+    "",
+    "0",
+    "1",
+    "-1",
+    "x",
+    "é😀",
+    "true",
+    "99999999999999999999",
+    "%",
+    "a\0b",
+    "'; DROP TABLE documents --",
+]
+
+
+@pytest.fixture
+def document(visitor: httpx.Client) -> dict[str, Any]:
+    response = visitor.get("/openapi.json")
+    assert response.status_code == 200
+    return dict(response.json())
+
+
+def check(document: dict[str, Any], operation: dict[str, Any], response: httpx.Response) -> None:
+    declared = operation["responses"].get(str(response.status_code))
+    assert declared is not None, f"{response.request.url}: {response.status_code} is not declared"
+    media_type = response.headers["content-type"].partition(";")[0]
+    schema = declared["content"][media_type]["schema"]
+    jsonschema.validate(response.json(), {**schema, "components": document["components"]})
+
+
+def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    return [
+        (path, method, operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    ]
+
+
+def test_every_operation_is_described_and_declares_problems(document: dict[str, Any]) -> None:
+    for path, method, operation in operations(document):
+        assert operation["summary"] and operation["description"], (method, path)
+        assert {"413", "421", "422", "500"} <= set(operation["responses"])
+        for status, declared in operation["responses"].items():
+            media_types = set(declared["content"])
+            wanted = "application/problem+json" if status >= "400" else "application/json"
+            assert media_types == {wanted}, (method, path, status)
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+
+
+def test_answers_to_junk_are_declared(visitor: httpx.Client, document: dict[str, Any]) -> None:
+    answered = 0
+    for path, method, operation in operations(document):
+        names = [parameter["name"] for parameter in operation.get("parameters", [])]
+        for name, value in [("none", ""), *itertools.product(names, JUNK)]:
+            address = path.replace("{id}", quote(value, safe="") if name == "id" else "1")
+            params = {} if name == "id" else {name: value}
+            response = visitor.request(method, address, params=params)
+            if address == "/api/v1/documents/":
+                assert response.status_code == 404
+                continue
+            check(document, operation, response)
+            answered += 1
+    assert answered > 100
+
+
+def test_good_answers_match_their_schema(reader: httpx.Client) -> None:
+    document = reader.get("/openapi.json").json()
+    for address, path in [
+        ("/healthz", "/healthz"),
+        ("/readyz", "/readyz"),
+        ("/api/v1/search?q=index", "/api/v1/search"),
+        ("/api/v1/documents", "/api/v1/documents"),
+        ("/api/v1/documents/1", "/api/v1/documents/{id}"),
+        ("/api/v1/sources", "/api/v1/sources"),
+        ("/api/v1/quarantine", "/api/v1/quarantine"),
+    ]:
+        response = reader.get(address)
+        assert response.status_code == 200
+        check(document, document["paths"][path]["get"], response)
+
+
+def test_uploads_match_their_schema(client: httpx.Client, document: dict[str, Any]) -> None:
+    operation = document["paths"]["/api/v1/documents"]["post"]
+    for name, data, status in [
+        ("a.md", b"# A", 201),
+        ("a.md", b"# A", 200),
+        ("a.md", b"# B", 409),
+        ("a.exe", b"MZ", 415),
+        ("a.md", b"", 422),
+        ("b.md", b"x" * 60_000_000, 413),
+    ]:
+        response = client.post("/api/v1/documents", files={"file": (name, data)})
+        assert response.status_code == status
+        check(document, operation, response)
