@@ -261,3 +261,29 @@ def _summarize(connection: Connection, source: str, report: DocumentsReport) -> 
         report.documents += 1
         report.characters += characters
     report.version = digest.hexdigest()
+
+
+def reconcile_documents(connection: Connection, source: str | None = None) -> list[str]:
+    """Every current document of a source (None: of all) whose row contradicts itself, one sentence each.
+
+    Checked: the text has the hash that its row claims, and headings and pages start inside it, in order.
+    """
+    rows = connection.execute(
+        """
+        SELECT source || '/' || uri, sha256(convert_to(text, 'UTF8')) = text_sha256,
+            coalesce((SELECT bool_and((h->>'start')::int BETWEEN 0 AND length(text)) FROM jsonb_array_elements(headings) h), true),
+            coalesce((SELECT bool_and(p BETWEEN 0 AND length(text)) FROM unnest(page_starts) p), true)
+                AND page_starts = ARRAY(SELECT p FROM unnest(page_starts) p ORDER BY p)
+        FROM documents WHERE NOT removed AND (%(source)s::text IS NULL OR source = %(source)s) ORDER BY 1
+        """,
+        {"source": source},
+    ).fetchall()
+    problems = []
+    for name, whole, headings_inside, pages_inside in rows:
+        if not whole:
+            problems.append(f"{name}: its text does not have the recorded hash")
+        if not headings_inside:
+            problems.append(f"{name}: a heading lies outside the text")
+        if not pages_inside:
+            problems.append(f"{name}: a page lies outside the text or out of order")
+    return problems

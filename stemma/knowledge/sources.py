@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.message import Message
@@ -28,8 +29,8 @@ INBOX_NAME = "inbox"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _TEMPORARY_SUFFIXES = (".part", ".partial", ".crdownload", ".tmp", ".swp", "~")
-_READ_ATTEMPTS = 4
-_BLOCK = 1 << 20
+_READ_ATTEMPTS = 5
+_TIMESTAMP_TICK = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,10 +302,12 @@ def _reason(error: OSError) -> Unreadable:
 def read_stable(path: Path, settings: Settings) -> bytes:
     """The bytes of a regular file that did not change while they were read.
 
-    Raises Unreadable: `too_large` (before reading), `changed_while_read` after four tries, `not_a_file` for
-    pipes and devices (which are never opened for long), `permission_denied`, `file_missing`, `read_failed`.
+    Raises Unreadable: `too_large` (before reading), `changed_while_read` after several tries, `not_a_file`
+    for pipes and devices (which are never waited for), `permission_denied`, `file_missing`, `read_failed`.
     """
-    for _ in range(_READ_ATTEMPTS):
+    for attempt in range(_READ_ATTEMPTS):
+        if attempt:
+            time.sleep(_TIMESTAMP_TICK)
         try:
             data = _read_once(path, settings)
         except OSError as error:
@@ -326,11 +329,10 @@ def _read_once(path: Path, settings: Settings) -> bytes | None:
             raise Unreadable("not_a_file", "It is a pipe, socket, device or folder, not a file.")
         if before.st_size > settings.max_document_bytes:
             raise too_large(before.st_size, settings)
+        # A write within the same tick of the file system's clock as the last one would leave no trace.
+        if 0 <= time.time() - before.st_mtime < _TIMESTAMP_TICK:
+            return None
         data = file.read(before.st_size + 1)
         after = path.stat()
-    unchanged = (before.st_ino, before.st_size, before.st_mtime_ns) == (
-        after.st_ino,
-        after.st_size,
-        after.st_mtime_ns,
-    )
-    return data if unchanged and len(data) == before.st_size else None
+    rested = (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    return data if rested and len(data) == before.st_size == after.st_size else None
