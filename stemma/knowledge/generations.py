@@ -20,7 +20,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
@@ -28,7 +27,7 @@ from psycopg.types.json import Jsonb
 from stemma.errors import CheckFailed, Conflict, StemmaError, Unavailable
 from stemma.knowledge.embedding import Embedder
 from stemma.knowledge.lexical import LexicalIndex, build_lexical_index
-from stemma.knowledge.onnx_query import QueryEncoder, export_query_encoder, has_query_encoder
+from stemma.knowledge.onnx_query import export_query_encoder, has_query_encoder
 from stemma.progress import Progress, ReportProgress
 from stemma.store.database import Connection, Database
 from stemma.store.settings import Settings
@@ -45,7 +44,6 @@ _INDEX_FORMAT = 1
 _HNSW_M = 16
 _HNSW_EF_CONSTRUCTION = 64
 _LARGEST_INCREMENT = 0.25
-_LEAST_QUERY_AGREEMENT = 0.9
 _BUILD_LOCK = 0x5374656D496478
 _PURGE_LOCK_TIMEOUT = "5s"
 _VECTOR_TABLE = re.compile(r"vectors_[0-9]+")
@@ -488,7 +486,6 @@ class _Build:
                 f"{current:,} chunks are current, but the index has {generation.chunks:,} vectors, of which {pairs:,} "
                 f"belong to a current chunk, and {len(lexical):,} texts.",
             )
-        self._require_query_agreement(generation)
         recall = hnsw_recall(self._connection, generation)
         if recall is not None and recall < LEAST_RECALL:
             raise CheckFailed(
@@ -496,26 +493,6 @@ class _Build:
                 f"The vector index finds {recall:.1%} of the true nearest neighbours, less than {LEAST_RECALL:.0%}.",
             )
         return recall
-
-    def _require_query_agreement(self, generation: Generation) -> None:
-        """Queries and passages must meet in one space: the query graph has to come near stored vectors of its texts."""
-        rows = self._connection.execute(
-            sql.SQL("""
-                SELECT c.context, c.text, v.embedding FROM {} v JOIN chunks c ON c.id = v.chunk_id
-                WHERE {} ORDER BY hashint8(v.chunk_id), v.chunk_id LIMIT 5
-            """).format(generation.table, generation.visible)
-        ).fetchall()
-        encoder = QueryEncoder(self._settings, generation.model_key)
-        cosines = [
-            float(np.dot(encoder.encode(f"{context}\n{text}" if context else text), vector.to_numpy()))
-            for context, text, vector in rows
-        ]
-        if cosines and np.median(cosines) < _LEAST_QUERY_AGREEMENT:
-            raise CheckFailed(
-                "query_encoder_disagrees",
-                f"The query encoder is at cosine {np.median(cosines):.3f} from the vectors of the same texts.",
-                hint=f"Delete the folder models/{generation.model_key} of the studio's home and build again.",
-            )
 
     def _activate(self, generation: Generation, built: _Built, recall: float | None, seconds: float) -> None:
         folder = lexical_root(self._settings) / generation.lexical_dir

@@ -70,17 +70,15 @@ def build_lexical_index(folder: Path, rows: Iterable[tuple[int, str, str]]) -> i
         index = tantivy.Index(schema, path=str(building))
         index.register_tokenizer(_ANALYZER, _analyzer())
         # One thread makes one segment, which is the fastest to search and the same every time.
-        writer = index.writer(heap_size=_WRITER_HEAP_BYTES, num_threads=1)
         count = 0
-        for chunk_id, source, body in rows:
-            document = tantivy.Document()
-            document.add_integer("chunk_id", chunk_id)
-            document.add_text("source", source)
-            document.add_text("body", body)
-            writer.add_document(document)
-            count += 1
-        writer.commit()
-        writer.wait_merging_threads()
+        with index.writer(heap_size=_WRITER_HEAP_BYTES, num_threads=1) as writer:
+            for chunk_id, source, body in rows:
+                document = tantivy.Document()
+                document.add_integer("chunk_id", chunk_id)
+                document.add_text("source", source)
+                document.add_text("body", body)
+                writer.add_document(document)
+                count += 1
         shutil.rmtree(folder, ignore_errors=True)
         building.rename(folder)
         _sync_folder(folder.parent)

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from stemma.errors import Unavailable
+from stemma.errors import CheckFailed, Unavailable
 from stemma.knowledge.embedding import Embedder, ModelSpec, Vectors, load_sentence_transformer
 from stemma.store.settings import Settings
 
@@ -31,6 +31,8 @@ _FACTS = "query.json"
 _OUTPUT = "unit_vector"
 _OPSET = 18
 _REMEMBERED_QUERIES = 256
+_LEAST_AGREEMENT = 0.9
+_PROBES = ("a short query", "How do I add an index to a column that holds vectors?", "create_index")
 
 
 def query_encoder_folder(settings: Settings, model_key: str) -> Path:
@@ -44,7 +46,10 @@ def has_query_encoder(settings: Settings, model_key: str) -> bool:
 
 
 def export_query_encoder(settings: Settings, embedder: Embedder) -> Path:
-    """Make the query graph of the embedder's model unless it is there; takes seconds. Returns its folder."""
+    """Make the query graph of the embedder's model unless it is there; takes seconds. Returns its folder.
+
+    Raises CheckFailed when the graph does not answer as the model does: queries and passages must meet in one space.
+    """
     folder = query_encoder_folder(settings, embedder.key)
     if has_query_encoder(settings, embedder.key):
         return folder
@@ -56,6 +61,7 @@ def export_query_encoder(settings: Settings, embedder: Embedder) -> Path:
         shutil.copyfile(embedder.spec.folder / "tokenizer.json", building / _TOKENIZER)
         facts = {"inputs": inputs, "max_tokens": embedder.spec.max_tokens, "dimensions": embedder.dimensions}
         (building / _FACTS).write_text(json.dumps(facts), "utf-8")
+        _require_agreement(QueryEncoder(building), embedder)
         shutil.rmtree(folder, ignore_errors=True)
         building.rename(folder)
     finally:
@@ -63,12 +69,16 @@ def export_query_encoder(settings: Settings, embedder: Embedder) -> Path:
     return folder
 
 
+def open_query_encoder(settings: Settings, model_key: str) -> QueryEncoder:
+    """Load the exported graph of one model; raises Unavailable when it is missing or damaged."""
+    return QueryEncoder(query_encoder_folder(settings, model_key))
+
+
 class QueryEncoder:
     """Embeds queries with the exported graph. Thread-safe; loading it takes about a tenth of a second."""
 
-    def __init__(self, settings: Settings, model_key: str) -> None:
+    def __init__(self, folder: Path) -> None:
         """Raises Unavailable when the graph is missing or cannot be loaded: search never falls back silently."""
-        folder = query_encoder_folder(settings, model_key)
         try:
             facts = json.loads((folder / _FACTS).read_text("utf-8"))
             self.dimensions: int = facts["dimensions"]
@@ -78,7 +88,7 @@ class QueryEncoder:
         except Exception as error:
             raise Unavailable(
                 "query_encoder_unavailable",
-                f"The query encoder of model {model_key} cannot be loaded: {error}.",
+                f"The query encoder in {folder} cannot be loaded: {error}.",
                 hint="Run `stemma materialize knowledge/search_index`.",
             ) from error
         self._lock = threading.Lock()
@@ -105,6 +115,17 @@ class QueryEncoder:
             if len(self._remembered) > _REMEMBERED_QUERIES:
                 self._remembered.popitem(last=False)
         return vector
+
+
+def _require_agreement(encoder: QueryEncoder, embedder: Embedder) -> None:
+    vectors = embedder.encode(_PROBES)
+    cosine = min(float(encoder.encode(text) @ vector) for text, vector in zip(_PROBES, vectors, strict=True))
+    if cosine < _LEAST_AGREEMENT:
+        raise CheckFailed(
+            "query_encoder_disagrees",
+            f"The query graph of {embedder.name} is at cosine {cosine:.3f} from the model's own vectors.",
+            field="STEMMA_EMBEDDING_MODEL",
+        )
 
 
 def _load_tokenizer(path: Path, max_tokens: int) -> Any:

@@ -26,7 +26,7 @@ from stemma.knowledge.embedding import Vectors
 from stemma.knowledge.generations import Generation, active, lexical_root
 from stemma.knowledge.lexical import LexicalIndex, highlight
 from stemma.knowledge.models import Citation, Hit, SearchMode, SearchPage
-from stemma.knowledge.onnx_query import QueryEncoder
+from stemma.knowledge.onnx_query import QueryEncoder, open_query_encoder
 from stemma.store.database import Connection, Database
 from stemma.store.settings import Settings
 
@@ -211,7 +211,7 @@ class Searcher:
 
     def _encoder(self, generation: Generation) -> QueryEncoder:
         key = generation.model_key
-        return self._encoders.get(key, lambda: QueryEncoder(self._settings, key))
+        return self._encoders.get(key, lambda: open_query_encoder(self._settings, key))
 
     def _index(self, generation: Generation) -> LexicalIndex:
         folder = lexical_root(self._settings) / generation.lexical_dir

@@ -110,7 +110,7 @@ def _write_tiny_model(folder: Path, dimensions: int) -> Path:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Normalize, Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
     from transformers import AutoTokenizer, BertConfig, BertModel
 
     bundled = load_model(Settings(embedding_model="minilm")).spec.folder

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from stemma.errors import CheckFailed, InvalidInput, Unavailable
 from stemma.knowledge import embedding
 from stemma.knowledge.embedding import Embedder, load_model, sync_embeddings
-from stemma.knowledge.onnx_query import QueryEncoder, has_query_encoder, query_encoder_folder
+from stemma.knowledge.onnx_query import QueryEncoder, has_query_encoder, open_query_encoder, query_encoder_folder
 from stemma.progress import Progress
 from stemma.store.database import Database
 from stemma.store.settings import Settings
@@ -194,7 +194,7 @@ def test_the_query_encoder_agrees_with_the_model(
 ) -> None:
     shutil.copytree(exported(minilm), query_encoder_folder(settings, minilm.key))
     queries = ["how to add an index to a vector column", "x", "word " * 400]
-    encoder = QueryEncoder(settings, minilm.key)
+    encoder = open_query_encoder(settings, minilm.key)
     for query, vector in zip(queries, minilm.encode(queries), strict=True):
         answer = encoder.encode(query)
         assert answer.shape == (384,)
@@ -216,17 +216,17 @@ def tiny_encoder(
     home = Settings(home=tmp_path_factory.mktemp("home"), embedding_model=str(tiny_model(32)))
     embedder = load_model(home)
     shutil.copytree(exported(embedder), query_encoder_folder(home, embedder.key))
-    return QueryEncoder(home, embedder.key)
+    return open_query_encoder(home, embedder.key)
 
 
 def test_a_missing_or_damaged_query_encoder_is_said_clearly(settings: Settings, embedder: Embedder) -> None:
     with pytest.raises(Unavailable) as caught:
-        QueryEncoder(settings, "0" * 16)
+        open_query_encoder(settings, "0" * 16)
     assert caught.value.code == "query_encoder_unavailable"
     (query_encoder_folder(settings, embedder.key) / "query.int8.onnx").write_bytes(b"damaged")
     assert has_query_encoder(settings, embedder.key)
     with pytest.raises(Unavailable) as caught:
-        QueryEncoder(settings, embedder.key)
+        open_query_encoder(settings, embedder.key)
     assert caught.value.code == "query_encoder_unavailable"
 
 
