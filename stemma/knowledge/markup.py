@@ -36,7 +36,7 @@ _NOT_NEWLINE = re.compile(r"[^\n]")
 
 
 def noise_spans(text: str, media_type: str) -> tuple[tuple[int, int], ...]:
-    """Spans of whole lines that hold no words outside markup, ascending, neighbouring lines joined.
+    """Spans of whole lines without words outside markup, ascending; a word or two in between goes along.
 
     Only Markdown (which HTML and DOCX become too) and reStructuredText have such lines; fenced code is never
     noise.

@@ -223,7 +223,8 @@ def test_the_database_allows_one_current_chunk_per_place(
         connection.execute(
             "INSERT INTO chunks (document_id, ordinal, start_offset, end_offset, text, context, heading_path,"
             " token_count, embed_sha256, document_sha256)"
-            " SELECT document_id, ordinal, start_offset, end_offset, text, context, heading_path, token_count, embed_sha256, document_sha256 FROM chunks"
+            " SELECT document_id, ordinal, start_offset, end_offset, text, context,"
+            " heading_path, token_count, embed_sha256, document_sha256 FROM chunks"
         )
 
 

@@ -97,7 +97,8 @@ def test_linked_files_are_never_opened(tmp_path: Path) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text("TOP SECRET")
     drawing = "http://schemas.openxmlformats.org/drawingml/2006/"
-    xml = f"""<w:document xmlns:w="{WORD}" xmlns:r="{RELATIONSHIPS}"><w:body><w:p><w:r><w:t>visible words</w:t>
+    xml = f"""<w:document xmlns:w="{WORD}" xmlns:r="{RELATIONSHIPS}"><w:body><w:p><w:r>
+    <w:t>visible words</w:t>
     <w:drawing><wp:inline xmlns:wp="{drawing}wordprocessingDrawing"><a:graphic xmlns:a="{drawing}main">
     <a:graphicData><pic:pic xmlns:pic="{drawing}picture"><pic:blipFill><a:blip r:link="rId99"/></pic:blipFill>
     </pic:pic></a:graphicData></a:graphic></wp:inline></w:drawing></w:r></w:p></w:body></w:document>"""
