@@ -288,7 +288,7 @@ def _detach() -> None:
     os.umask(0o077)
 
 
-def _adopt_orphans() -> None:
+def adopt_orphans() -> None:
     """Become the parent of a killed server's backends: they are reaped even where process 1 reaps nothing."""
     if sys.platform == "linux":
         import ctypes
@@ -306,7 +306,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--notify", type=int, required=True)
     given = parser.parse_args(arguments)
     _detach()
-    _adopt_orphans()
+    adopt_orphans()
 
     def report(error: Unavailable | None) -> None:
         answer: dict[str, Any] = {"started": error is None}
