@@ -145,6 +145,9 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     if isinstance(error.__cause__, OSError):
         return error_response(request.scope, storage_error(error.__cause__))
     status = error.status_code
+    headers = dict(error.headers or {})
+    if status == 405:
+        headers["Allow"] = _allowed(request) or headers["Allow"]
     return problem_response(
         request.scope,
         status=status,
@@ -152,5 +155,11 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
         title=HTTPStatus(status).phrase,
         detail=_DETAILS.get(status, str(error.detail)),
         hint="/openapi.json lists every route." if status in (404, 405) else None,
-        headers=error.headers,
+        headers=headers,
     )
+
+
+def _allowed(request: Request) -> str:
+    """Every method of the path (RFC 9110, 10.2.1): the router names only those of the first route it found."""
+    path = getattr(request.scope.get("route"), "path", None)
+    return ", ".join(sorted(method.upper() for method in request.app.openapi()["paths"].get(path, {})))
