@@ -14,12 +14,14 @@ from resources.progress import ProgressLog
 from resources.store import StoreResource
 from stemma.knowledge import chunks as chunk_store
 from stemma.knowledge import documents as document_store
-from stemma.knowledge import embedding, generations, sources
+from stemma.knowledge import embedding, generations, golden, sources
 from stemma.knowledge.chunking import Chunker
 from stemma.knowledge.models import Source
+from stemma.knowledge.search import Searcher
 
 KNOWLEDGE_SOURCES = dg.DynamicPartitionsDefinition(name="knowledge_sources")
 _PREVIEW_ROWS = 10
+_LEAST_GOLDEN_HITS = 8
 _COMMON: dict[str, Any] = {
     "group_name": "knowledge",
     "owners": ["team:knowledge"],
@@ -161,6 +163,7 @@ def search_index(
             store.settings,
             embedding.load_model(store.settings),
             progress=progress.reporter(context),
+            golden=_golden_gate(store),
         )
     return dg.MaterializeResult(
         data_version=dg.DataVersion(report.fingerprint),
@@ -173,6 +176,11 @@ def search_index(
             "by_source": _table(("source", "chunks"), sorted(report.sources.items())),
         },
     )
+
+
+def _golden_gate(store: StoreResource) -> generations.Gate:
+    searcher = Searcher(store.database, store.settings)
+    return golden.golden_gate(searcher, golden.load_questions(), least_hit_at_3=_LEAST_GOLDEN_HITS)
 
 
 def _source(context: dg.AssetExecutionContext, store: StoreResource) -> Source:

@@ -10,7 +10,6 @@ from stemma.store.settings import load_settings
 knowledge_refresh = dg.define_asset_job(
     "knowledge_refresh",
     selection=dg.AssetSelection.groups("knowledge"),
-    partitions_def=KNOWLEDGE_SOURCES,
     description="Read one source, then bring its chunks, its embeddings and the search index up to date",
 )
 

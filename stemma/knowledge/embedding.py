@@ -405,3 +405,31 @@ def _write_vectors(database: Database, model_key: str, hashes: list[bytes], vect
             "INSERT INTO embedding_cache (model_key, text_sha256, embedding) VALUES (%s, %s, %b) ON CONFLICT DO NOTHING",
             [(model_key, sha256, vector) for sha256, vector in zip(hashes, vectors, strict=True)],
         )
+
+
+def reconcile_embeddings(connection: Connection, model_key: str, source: str | None = None) -> list[str]:
+    """Every way in which the kept vectors of a model and the current chunks of a source (None: of all) disagree.
+
+    Checked: each distinct text has a vector, and each vector has as many dimensions as the model.
+    """
+    row = connection.execute(
+        """
+        WITH texts AS (
+            SELECT DISTINCT c.embed_sha256 FROM chunks c JOIN documents d ON d.id = c.document_id
+            WHERE NOT c.retired AND NOT d.removed AND (%(source)s::text IS NULL OR d.source = %(source)s)
+        )
+        SELECT count(*) FILTER (WHERE e.embedding IS NULL),
+            count(*) FILTER (WHERE vector_dims(e.embedding) <> m.dimensions)
+        FROM texts t
+        LEFT JOIN embedding_cache e ON e.model_key = %(key)s AND e.text_sha256 = t.embed_sha256
+        LEFT JOIN embedding_models m ON m.model_key = %(key)s
+        """,
+        {"key": model_key, "source": source},
+    ).fetchone()
+    missing, malformed = row if row is not None else (0, 0)
+    problems = []
+    if missing:
+        problems.append(f"{missing:,} texts have no vector")
+    if malformed:
+        problems.append(f"{malformed:,} vectors do not have the model's dimensions")
+    return problems

@@ -1,0 +1,57 @@
+"""A small source of notes, and the graph run on it as the command line runs it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cli import execution
+from stemma.knowledge import sources
+from stemma.knowledge.embedding import load_model
+from stemma.knowledge.models import Source
+from stemma.knowledge.onnx_query import export_query_encoder, query_encoder_folder
+from stemma.store.database import Database
+from stemma.store.settings import Settings
+
+NOTES = {
+    "lamp.md": "# Lamp\n\n## Bulb\n\nThe lamp takes a bulb with an E27 socket.\n\n## Switch\n\nPress the red switch.\n",
+    "kettle.md": "# Kettle\n\n## Descaling\n\nBoil vinegar once a month to remove the limescale.\n",
+    "boat.txt": "The boat is moored at the northern pier and leaves at high tide.\n",
+}
+
+
+@pytest.fixture
+def notes(tmp_path: Path, database: Database, settings: Settings) -> Path:
+    """A folder of three documents, registered as the source `notes`."""
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    for name, text in NOTES.items():
+        (folder / name).write_text(text)
+    with database.transaction() as connection:
+        sources.register(connection, Source("notes", "folder", (str(folder),)))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundled_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The query encoder of the bundled model, exported once per session."""
+    settings = Settings(home=tmp_path_factory.mktemp("exported"), embedding_model="minilm")
+    return export_query_encoder(settings, load_model(settings))
+
+
+@pytest.fixture
+def build(settings: Settings, database: Database, bundled_encoder: Path) -> Callable[..., dict[str, execution.Built]]:
+    """Materialize a selection; returns what was built by asset key."""
+
+    folder = query_encoder_folder(settings, load_model(settings).key)
+    shutil.copytree(bundled_encoder, folder)
+
+    def run(selection: str = "*") -> dict[str, execution.Built]:
+        outcome = execution.materialize(settings, database, selection)
+        assert all(check.passed for check in outcome.checks)
+        return {built.asset: built for built in outcome.built}
+
+    return run
