@@ -160,6 +160,6 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
 
 
 def _allowed(request: Request) -> str:
-    """Every method of the path (RFC 9110, 10.2.1): the router names only those of the first route it found."""
+    """Every method of the path (RFC 9110, 10.2.1); the router names those of the first route it found."""
     path = getattr(request.scope.get("route"), "path", None)
     return ", ".join(sorted(method.upper() for method in request.app.openapi()["paths"].get(path, {})))
