@@ -124,6 +124,7 @@ def _lancedb(folder: Path, corpus: Corpus, encoder: QueryEncoder) -> Callable[[s
     """A table with both its indexes, and how it is asked."""
     import lancedb
     import pyarrow as pa
+    from lancedb.index import FTS, HnswSq
 
     table = lancedb.connect(folder).create_table(
         "chunks",
@@ -136,8 +137,8 @@ def _lancedb(folder: Path, corpus: Corpus, encoder: QueryEncoder) -> Callable[[s
             ),
         }),
     )  # fmt: skip
-    table.create_index(metric="cosine", index_type="IVF_HNSW_SQ", vector_column_name="vector")
-    table.create_fts_index("text")
+    table.create_index("vector", config=HnswSq(distance_type="cosine"))
+    table.create_index("text", config=FTS())
 
     def ask(query: str) -> list[Any]:
         search = table.search(query_type="hybrid").vector(encoder.encode(query)).text(query)
