@@ -110,6 +110,7 @@ class ProcessTree:
         backoff: float = 0.5,
         stable_after: float = 60.0,
         log_bytes: int = _LOG_BYTES,
+        sweep_grace: float = 5.0,
     ) -> None:
         self._home = home.resolve()
         self._children = [_Child(service) for service in services]
@@ -117,6 +118,7 @@ class ProcessTree:
         self._backoff = backoff
         self._stable_after = stable_after
         self._log_bytes = log_bytes
+        self._sweep_grace = sweep_grace
         self._token = secrets.token_hex(16)
         self._started_at = _now()
         self._signals = 0
@@ -287,7 +289,7 @@ class ProcessTree:
             if child.process is not None:
                 self._end(child)
                 self._show(child, "stopped", pid=None)
-        _end_processes(_marked(self._home, self._token), grace=5.0)
+        _end_processes(_marked(self._home, self._token), grace=self._sweep_grace)
         self._reap_orphans()
 
     def _end(self, child: _Child) -> None:
@@ -340,7 +342,7 @@ def running(home: Path) -> TreeState | None:
         fields = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         services = tuple(ServiceState(**service) for service in fields.pop("services"))
         return TreeState(**fields, services=services)
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
 
 

@@ -36,7 +36,7 @@ def service(s):
 tree = ProcessTree(
     home, list(map(service, services)),
     on_change=lambda s: print(json.dumps([s.name, s.state, s.pid]), flush=True),
-    backoff=0.05, stable_after=0.5, log_bytes=5000,
+    backoff=0.05, stable_after=0.5, log_bytes=5000, sweep_grace=0.5,
 )
 try:
     tree.run(started=lambda: print('["tree", "started", 0]', flush=True))

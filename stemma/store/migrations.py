@@ -16,6 +16,8 @@ from alembic.script import ScriptDirectory
 from stemma.errors import Unavailable
 from stemma.store.settings import REPOSITORY
 
+FOLDER = REPOSITORY / "migrations"
+
 _ADVISORY_LOCK = 0x5374656D6D61
 
 _GRANTS = """
@@ -39,7 +41,7 @@ def sqlalchemy_url(libpq_url: str, driver: str) -> str:
 
 def _config() -> Config:
     config = Config()
-    config.set_main_option("script_location", str(REPOSITORY / "migrations"))
+    config.set_main_option("script_location", str(FOLDER))
     return config
 
 
