@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 import definitions
 from assets.knowledge import KNOWLEDGE_SOURCES
 from cli.output import err
-from resources.instance import open_instance
+from resources.instance import open_instance, process_tag
 from resources.progress import ProgressLog
 from stemma.errors import CheckFailed, InvalidInput, NotFound, StemmaError
 from stemma.knowledge import sources
@@ -204,6 +204,7 @@ def _execute(graph: dg.Definitions, instance: dg.DagsterInstance, run: PlannedRu
         instance=instance,
         asset_selection=list(run.assets),
         partition_key=run.partition,
+        tags=process_tag(),
         raise_on_error=False,
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
     )

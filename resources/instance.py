@@ -8,9 +8,12 @@ import tempfile
 from pathlib import Path
 
 import dagster as dg
+import psutil
 
 from stemma.store.database import DatabaseUrls
 from stemma.store.settings import REPOSITORY, Settings
+
+_PROCESS_TAG = "stemma/process"
 
 
 def prepare(settings: Settings, urls: DatabaseUrls) -> dict[str, str]:
@@ -35,3 +38,35 @@ def open_instance(settings: Settings, urls: DatabaseUrls) -> dg.DagsterInstance:
     """The instance of this studio for use in this process; its tables are created on first use."""
     os.environ.update(prepare(settings, urls))
     return dg.DagsterInstance.from_config(str(settings.dagster_home))
+
+
+def process_tag() -> dict[str, str]:
+    """The tag by which a run that executes in this process is known to be alive."""
+    process = psutil.Process()
+    return {_PROCESS_TAG: f"{process.pid}:{process.create_time():.2f}"}
+
+
+def fail_interrupted_runs(settings: Settings, urls: DatabaseUrls, *, before: float) -> int:
+    """Report runs as failed whose process was killed with everything around it; returns how many.
+
+    Only runs begun before that time count (seconds since the epoch), for which no process is left but one that
+    tagged its run with itself. Dagster's default launcher cannot tell by itself that such a run is dead.
+    """
+    failed = 0
+    unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING])
+    with open_instance(settings, urls) as instance:
+        for record in instance.get_run_records(unfinished):
+            if record.create_timestamp.timestamp() < before and not _is_alive(record.dagster_run.tags.get(_PROCESS_TAG)):
+                instance.report_run_failed(record.dagster_run, "Its process was killed. Launch the run again.")
+                failed += 1
+    return failed
+
+
+def _is_alive(tag: str | None) -> bool:
+    pid, _, created = (tag or "").partition(":")
+    if not pid.isdigit():
+        return False
+    try:
+        return f"{psutil.Process(int(pid)).create_time():.2f}" == created
+    except psutil.Error:
+        return False

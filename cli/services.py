@@ -1,0 +1,80 @@
+"""The services that `stemma up` runs, as commands: which they are, in which order, and how one knows they are ready."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+import yaml
+
+from stemma.processes import Service
+from stemma.store.settings import REPOSITORY, Settings
+
+_LOOPBACK = "127.0.0.1"
+
+
+def services(settings: Settings, dagster_environment: Mapping[str, str]) -> list[Service]:
+    """Code server, daemon, webserver and API, in the order in which they start."""
+    workspace = str(_write_workspace(settings))
+    environment = {**dagster_environment, "PYTHONUNBUFFERED": "1"}
+    code_port, web_port, api_port = settings.code_server_port, settings.webserver_port, settings.api_port
+    code_server = ["dagster", "api", "grpc", "--module-name", "definitions", "--location-name", "stemma"]
+    webserver = ["dagster_webserver", "--workspace", workspace, "--host", _LOOPBACK, "--port", str(web_port)]
+    return [
+        Service(
+            name="code-server",
+            argv=[sys.executable, "-m", *code_server, "--host", _LOOPBACK, "--port", str(code_port)],
+            env=environment,
+            ready=lambda: _accepts(code_port),
+            port=code_port,
+            setting="STEMMA_CODE_SERVER_PORT",
+            cwd=REPOSITORY,
+        ),
+        Service(
+            name="daemon",
+            argv=[sys.executable, "-m", "dagster._daemon", "run", "--workspace", workspace],
+            env=environment,
+            cwd=REPOSITORY,
+        ),
+        Service(
+            name="webserver",
+            argv=[sys.executable, "-m", *webserver],
+            env=environment,
+            ready=lambda: _answers(f"http://{_LOOPBACK}:{web_port}/server_info"),
+            port=web_port,
+            setting="STEMMA_WEBSERVER_PORT",
+            cwd=REPOSITORY,
+        ),
+        Service(
+            name="api",
+            argv=[sys.executable, "-m", "api"],
+            env=environment,
+            ready=lambda: _answers(f"http://{_LOOPBACK}:{api_port}/healthz"),
+            port=api_port,
+            setting="STEMMA_API_PORT",
+            cwd=REPOSITORY,
+        ),
+    ]
+
+
+def _write_workspace(settings: Settings) -> Path:
+    path = settings.home / "up" / "workspace.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    server = {"host": _LOOPBACK, "port": settings.code_server_port, "location_name": "stemma"}
+    path.write_text(yaml.safe_dump({"load_from": [{"grpc_server": server}]}))
+    return path
+
+
+def _accepts(port: int) -> bool:
+    with socket.create_connection((_LOOPBACK, port), timeout=2.0):
+        return True
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2.0, trust_env=False).status_code < 500
+    except httpx.HTTPError:
+        return False
