@@ -8,11 +8,12 @@ from typing import Any
 import dagster as dg
 
 from assets import knowledge, knowledge_checks
+from assets.jobs import knowledge_refresh
 from resources.progress import ProgressLog
 from resources.store import StoreResource
 from schedules.knowledge import reread_sources
 from sensors.automation import automation
-from sensors.knowledge import inbox, knowledge_refresh
+from sensors.knowledge import inbox
 
 
 def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:

@@ -36,9 +36,7 @@ class PageRequest:
 
 
 def get_page(
-    cursor: Annotated[
-        str | None, Query(max_length=4096, description="`next_cursor` of the previous page")
-    ] = None,
+    cursor: Annotated[str | None, Query(max_length=4096, description="`next_cursor` of the previous page")] = None,
     limit: Annotated[int, Query(ge=1, le=200, description="Rows per page")] = 50,
 ) -> PageRequest:
     """The page that a request asks for."""

@@ -189,9 +189,7 @@ class BodyLimit:
         detail = f"The request body is larger than {limit} bytes."
         announced = Headers(scope=scope).get("content-length", "0")
         if announced.isdecimal() and int(announced) > limit:
-            response = problem_response(
-                scope, status=413, code="body_too_large", title="Too large", detail=detail
-            )
+            response = problem_response(scope, status=413, code="body_too_large", title="Too large", detail=detail)
             await response(scope, receive, send)
             return
         received = 0

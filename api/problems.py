@@ -38,9 +38,7 @@ class FieldError(BaseModel):
 class Problem(BaseModel):
     """RFC 9457 problem details; `code` is stable and meant for machines."""
 
-    type: str = Field(
-        description="URI of the kind of problem", examples=["urn:stemma:problem:cursor_invalid"]
-    )
+    type: str = Field(description="URI of the kind of problem", examples=["urn:stemma:problem:cursor_invalid"])
     title: str = Field(description="The kind of problem in words", examples=["Invalid input"])
     status: int = Field(description="The HTTP status", examples=[422])
     detail: str = Field(description="What is wrong", examples=["This cursor does not belong to this list."])

@@ -53,10 +53,14 @@ def fail_interrupted_runs(settings: Settings, urls: DatabaseUrls, *, before: flo
     tagged its run with itself. Dagster's default launcher cannot tell by itself that such a run is dead.
     """
     failed = 0
-    unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING])
+    unfinished = dg.RunsFilter(
+        statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
+    )
     with open_instance(settings, urls) as instance:
         for record in instance.get_run_records(unfinished):
-            if record.create_timestamp.timestamp() < before and not _is_alive(record.dagster_run.tags.get(_PROCESS_TAG)):
+            if record.create_timestamp.timestamp() < before and not _is_alive(
+                record.dagster_run.tags.get(_PROCESS_TAG)
+            ):
                 instance.report_run_failed(record.dagster_run, "Its process was killed. Launch the run again.")
                 failed += 1
     return failed

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from assets.jobs import knowledge_refresh
 from assets.knowledge import KNOWLEDGE_SOURCES
-from sensors.knowledge import knowledge_refresh
 
 
 @dg.schedule(

@@ -2,16 +2,11 @@
 
 import dagster as dg
 
+from assets.jobs import knowledge_refresh
 from assets.knowledge import KNOWLEDGE_SOURCES
 from stemma.knowledge import inbox as inboxes
 from stemma.knowledge.sources import INBOX_NAME
 from stemma.store.settings import load_settings
-
-knowledge_refresh = dg.define_asset_job(
-    "knowledge_refresh",
-    selection=dg.AssetSelection.groups("knowledge"),
-    description="Read one source, then bring its chunks, its embeddings and the search index up to date",
-)
 
 
 @dg.sensor(

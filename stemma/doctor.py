@@ -68,9 +68,7 @@ def examine(settings: Settings) -> list[Finding]:
         except StemmaError as error:
             found.append(_failed(error.field or name, error))
         except OSError as error:
-            found.append(
-                Finding(name, "fail", f"{error.strerror}: {error.filename}.", "Let this user read it.")
-            )
+            found.append(Finding(name, "fail", f"{error.strerror}: {error.filename}.", "Let this user read it."))
     return found
 
 
@@ -244,9 +242,7 @@ def _schema(owner_url: str) -> Finding:
     if present is not None and not _known(present):
         what = f"The schema is at {present}, which this version does not know."
         return Finding("schema", "fail", what, "Use the Stemma that migrated it, or a newer one.")
-    what = (
-        f"The schema is at {present}, the newest is {newest}." if present else "The schema is not there yet."
-    )
+    what = f"The schema is at {present}, the newest is {newest}." if present else "The schema is not there yet."
     return Finding("schema", "warn", what, "Run `stemma db migrate`.")
 
 
@@ -265,8 +261,6 @@ def _app_role(settings: Settings, urls: DatabaseUrls) -> Finding:
     except Unavailable as error:
         return _unreachable(settings, "app role", urls.app, error)
     if may_create:
-        mend = (
-            "Name the owner in STEMMA_DATABASE_OWNER_URL and a role without ownership in STEMMA_DATABASE_URL."
-        )
+        mend = "Name the owner in STEMMA_DATABASE_OWNER_URL and a role without ownership in STEMMA_DATABASE_URL."
         return Finding("app role", "warn", f"The role {role} may change the schema it works in.", mend)
     return Finding("app role", "ok", f"The role {role} changes rows and nothing else.")

@@ -16,9 +16,7 @@ DOCS = sorted([REPOSITORY / "README.md", *REPOSITORY.glob("docs/**/*.md")])
 
 
 def variables() -> set[str]:
-    return {
-        str(field.validation_alias or f"STEMMA_{name.upper()}") for name, field in Settings.model_fields.items()
-    }
+    return {str(field.validation_alias or f"STEMMA_{name.upper()}") for name, field in Settings.model_fields.items()}
 
 
 def test_every_setting_is_documented_and_every_documented_setting_exists() -> None:

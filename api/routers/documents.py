@@ -53,9 +53,7 @@ class PassageBody(DocumentBody):
 
     removed: bool = Field(description="Gone from its source; kept while the index still cites it")
     content_sha256: str = Field(description="SHA-256 of the bytes as read, hexadecimal")
-    text_sha256: str = Field(
-        description="Equal to a citation's `document_sha256` if the text is still the same"
-    )
+    text_sha256: str = Field(description="Equal to a citation's `document_sha256` if the text is still the same")
     characters: int = Field(description="Length of the whole text")
     start: int
     end: int
@@ -108,9 +106,7 @@ def list_documents(
 ) -> catalog.Page[catalog.DocumentSummary]:
     """The documents that are present, in the order in which they were first read."""
     return database.read(
-        lambda connection: catalog.list_documents(
-            connection, source=source, cursor=page.cursor, limit=page.limit
-        )
+        lambda connection: catalog.list_documents(connection, source=source, cursor=page.cursor, limit=page.limit)
     )
 
 
@@ -133,6 +129,4 @@ def read_document(
 
     A citation holds if `text_sha256` equals its `document_sha256`; otherwise the document has changed since.
     """
-    return database.read(
-        lambda connection: catalog.read_document(connection, document_id, start=start, end=end)
-    )
+    return database.read(lambda connection: catalog.read_document(connection, document_id, start=start, end=end))

@@ -65,9 +65,7 @@ def readyz(request: Request, settings: SettingsDep, database: DatabaseDep) -> Re
     if checks["database"].status == "ok":
         checks["search_index"] = _required(lambda: _check_index(database, settings))
     else:
-        checks["search_index"] = Check(
-            status="failed", required=True, detail="Not known without the database."
-        )
+        checks["search_index"] = Check(status="failed", required=True, detail="Not known without the database.")
     failed = [name for name, check in checks.items() if check.required and check.status != "ok"]
     if not failed:
         return Readiness(checks=checks)
@@ -106,9 +104,7 @@ def _check_index(database: Database, settings: Settings) -> str:
             hint="Run `stemma db migrate`.",
         ) from error
     if active is None:
-        raise Unavailable(
-            "index_missing", "Nothing has been indexed yet.", hint="Run `stemma materialize '*'`."
-        )
+        raise Unavailable("index_missing", "Nothing has been indexed yet.", hint="Run `stemma materialize '*'`.")
     if not (generations.lexical_root(settings) / active.lexical_dir).is_dir():
         raise Unavailable("index_files_missing", f"The files of generation {active.id} are missing.")
     return f"Generation {active.id} with {active.chunks:,} chunks."

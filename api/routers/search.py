@@ -77,13 +77,9 @@ def search(
         ),
     ],
     k: Annotated[int, Query(ge=1, le=LARGEST_PAGE, description="Hits per page")] = 10,
-    source: Annotated[
-        list[str] | None, Query(max_length=64, description="Only these sources; repeatable")
-    ] = None,
+    source: Annotated[list[str] | None, Query(max_length=64, description="Only these sources; repeatable")] = None,
     mode: Annotated[SearchMode, Query(description="Both legs, meaning alone, or words alone")] = "hybrid",
-    cursor: Annotated[
-        str | None, Query(max_length=4096, description="`next_cursor` of the previous page")
-    ] = None,
+    cursor: Annotated[str | None, Query(max_length=4096, description="`next_cursor` of the previous page")] = None,
 ) -> dict[str, object]:
     """The best passages with scores, highlights and citations.
 

@@ -23,9 +23,7 @@ class SourceBody(BaseModel):
 
     name: str = Field(examples=["installed-docs"])
     kind: SourceKind
-    locations: list[str] = Field(
-        description="Its folder or files; extra folders beside installed documentation"
-    )
+    locations: list[str] = Field(description="Its folder or files; extra folders beside installed documentation")
     documents: int = Field(examples=[180])
     chunks: int = Field(examples=[4210])
     quarantined: int = Field(description="Items that could not be read", examples=[0])
@@ -76,7 +74,5 @@ def list_quarantine(
 ) -> catalog.Page[catalog.QuarantinedItem]:
     """Files that could not be read, with the reason; they are tried again when they change."""
     return database.read(
-        lambda connection: catalog.list_quarantine(
-            connection, source=source, cursor=page.cursor, limit=page.limit
-        )
+        lambda connection: catalog.list_quarantine(connection, source=source, cursor=page.cursor, limit=page.limit)
     )

@@ -108,9 +108,7 @@ def list_sources(connection: Connection) -> tuple[SourceSummary, ...]:
         " (SELECT count(*) FROM document_quarantine q WHERE q.source = s.name)"
         " FROM knowledge_sources s WHERE NOT s.removed ORDER BY s.name"
     )
-    return tuple(
-        SourceSummary(name, kind, tuple(locations), *counts) for name, kind, locations, *counts in rows
-    )
+    return tuple(SourceSummary(name, kind, tuple(locations), *counts) for name, kind, locations, *counts in rows)
 
 
 def list_documents(
@@ -137,9 +135,7 @@ def list_documents(
     return _page(rows, limit, lambda last: encode_cursor("documents", last.id))
 
 
-def read_document(
-    connection: Connection, document_id: int, *, start: int = 0, end: int | None = None
-) -> DocumentView:
+def read_document(connection: Connection, document_id: int, *, start: int = 0, end: int | None = None) -> DocumentView:
     """One document with the passage `text[start:end]`; without `end`, 2,000 characters or what is left.
 
     Raises NotFound(field="id"), and InvalidInput (`span_invalid`, `span_too_long`, `span_outside_text`) for

@@ -260,9 +260,7 @@ def _sections(document: ConvertedDocument) -> list[_Section]:
             above.pop()
         above.append((heading.level, heading.title))
         path = _below_title(tuple(title for _, title in above), document.title)
-        sections.append(
-            _Section(heading.start, end, _body_start(text, heading.start, end), heading.level, path)
-        )
+        sections.append(_Section(heading.start, end, _body_start(text, heading.start, end), heading.level, path))
     return sections
 
 
@@ -277,9 +275,7 @@ def _body_start(text: str, start: int, end: int) -> int:
     return newline + 1 if newline >= 0 else end
 
 
-def _pieces(
-    text: str, sections: list[_Section], noise: Sequence[tuple[int, int]], starts: list[int]
-) -> list[_Piece]:
+def _pieces(text: str, sections: list[_Section], noise: Sequence[tuple[int, int]], starts: list[int]) -> list[_Piece]:
     """What is left of each section without noise; a few characters of noise between two parts stay."""
     pieces = []
     noise_ends = [end for _, end in noise]
@@ -363,9 +359,7 @@ def _windows(text: str, starts: list[int], run: list[_Piece], budget: int, overl
             yield _Span(start, end)
             return
         furthest = left + (budget if rest > budget + budget // 4 else (rest * 3 + 4) // 5)
-        cut = (
-            _best(text, starts, range(furthest, left + max(furthest - left, 2) // 2, -1), _SPACE) or furthest
-        )
+        cut = _best(text, starts, range(furthest, left + max(furthest - left, 2) // 2, -1), _SPACE) or furthest
         yield _Span(start, starts[cut])
         least = max(min(_break_before(text, starts, cut), _SENTENCE), _SPACE)
         left = _best(text, starts, range(max(cut - overlap, left + 1), cut), least) or cut
@@ -399,9 +393,7 @@ def _break_before(text: str, starts: list[int], index: int) -> int:
     last = text[edge - 1] if edge else "\n"
     if newlines == 1:
         indented = gap[-1] != "\n"
-        structural = (
-            indented or last in _LINE_ENDS or text[position] in _LINE_STARTS or text[position].isdigit()
-        )
+        structural = indented or last in _LINE_ENDS or text[position] in _LINE_STARTS or text[position].isdigit()
         return _LINE if structural else _SOFT_LINE
     return _SENTENCE if last in _SENTENCE_ENDS else _SPACE
 

@@ -49,8 +49,7 @@ def sync_chunks(
     with source_lock(database, source.name, "chunks") as connection:
         report.retired += _retire_removed(connection, source.name)
         stale = connection.execute(
-            "SELECT id FROM documents WHERE source = %s AND NOT removed AND chunked_as IS DISTINCT FROM %s"
-            " ORDER BY id",
+            "SELECT id FROM documents WHERE source = %s AND NOT removed AND chunked_as IS DISTINCT FROM %s ORDER BY id",
             (source.name, chunker.version),
         ).fetchall()
         for done, (document_id,) in enumerate(stale, start=1):
@@ -77,9 +76,7 @@ def reconcile_chunks(connection: Connection, source: str | None = None) -> list[
         " GROUP BY 1, 2 ORDER BY 1, 2",
         {"source": source},
     )
-    problems.extend(
-        f"{name}/{uri}: {count} current chunks of a removed document" for name, uri, count in orphans
-    )
+    problems.extend(f"{name}/{uri}: {count} current chunks of a removed document" for name, uri, count in orphans)
     return problems
 
 
@@ -119,8 +116,7 @@ def _store(
     known: dict[tuple[int, bytes], tuple[int, bool]] = {}
     current: set[int] = set()
     rows = connection.execute(
-        "SELECT id, ordinal, embed_sha256, retired FROM chunks WHERE document_id = %s"
-        " ORDER BY retired DESC, id",
+        "SELECT id, ordinal, embed_sha256, retired FROM chunks WHERE document_id = %s ORDER BY retired DESC, id",
         (document_id,),
     )
     for chunk_id, ordinal, embed_sha256, retired in rows:
@@ -188,9 +184,7 @@ def _summarize(connection: Connection, source: str, chunker: Chunker, report: Ch
     report.version = digest.hexdigest()
 
 
-def _with_chunks(
-    connection: Connection, source: str | None
-) -> Iterator[tuple[str, str, bytes, list[tuple[Any, ...]]]]:
+def _with_chunks(connection: Connection, source: str | None) -> Iterator[tuple[str, str, bytes, list[tuple[Any, ...]]]]:
     """Stream (name, text, text_sha256, chunks) of the current documents, merging two ordered cursors."""
     where = "NOT d.removed AND (%(source)s::text IS NULL OR d.source = %(source)s)"
     parameters = {"source": source}

@@ -49,9 +49,7 @@ _VERSIONS: dict[Format, tuple[str, tuple[str, ...]]] = {
 }
 _UNSPECIFIC = frozenset({"text/plain", "application/octet-stream", "application/zip", ""})
 
-SUPPORTED = (
-    "Markdown (.md), reStructuredText (.rst), plain text (.txt), HTML (.html), PDF (.pdf) and Word (.docx)"
-)
+SUPPORTED = "Markdown (.md), reStructuredText (.rst), plain text (.txt), HTML (.html), PDF (.pdf) and Word (.docx)"
 
 
 def convert(data: bytes, *, uri: str, media_type: str | None, settings: Settings) -> ConvertedDocument:
@@ -70,9 +68,7 @@ def convert(data: bytes, *, uri: str, media_type: str | None, settings: Settings
     if not any(map(str.isalnum, document.text)):
         raise _empty()
     if len(document.text) > settings.max_expanded_bytes:
-        raise Unreadable(
-            "too_large", f"The document holds more than {settings.max_expanded_bytes:,} characters."
-        )
+        raise Unreadable("too_large", f"The document holds more than {settings.max_expanded_bytes:,} characters.")
     return document
 
 

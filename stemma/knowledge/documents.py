@@ -81,9 +81,7 @@ def sync_documents(
         failed = {entry.uri for entry in report.quarantined}
         _clear_quarantine(connection, source.name, quarantined_before - failed)
         present = {item.uri for item in items}
-        gone = [
-            uri for uri, row in known.items() if not row.removed and not _is_present(uri, present, failed)
-        ]
+        gone = [uri for uri, row in known.items() if not row.removed and not _is_present(uri, present, failed)]
         report.removed = _mark_removed(connection, source.name, gone)
         report.read = len(items)
         _summarize(connection, source.name, report)
@@ -132,10 +130,7 @@ def _known_documents(connection: Connection, source: str) -> dict[str, _Known]:
 
 
 def _quarantined_uris(connection: Connection, source: str) -> set[str]:
-    return {
-        uri
-        for (uri,) in connection.execute("SELECT uri FROM document_quarantine WHERE source = %s", (source,))
-    }
+    return {uri for (uri,) in connection.execute("SELECT uri FROM document_quarantine WHERE source = %s", (source,))}
 
 
 def _sync_item(
@@ -213,8 +208,7 @@ def _write(
 
 def _revive(connection: Connection, source: str, uri: str) -> None:
     connection.execute(
-        "UPDATE documents SET removed = false, chunked_as = NULL, read_at = now()"
-        " WHERE source = %s AND uri = %s",
+        "UPDATE documents SET removed = false, chunked_as = NULL, read_at = now() WHERE source = %s AND uri = %s",
         (source, uri),
     )
 
@@ -231,9 +225,7 @@ def _quarantine(connection: Connection, source: str, item: Item, error: Unreadab
 
 
 def _clear_quarantine(connection: Connection, source: str, uris: set[str]) -> None:
-    connection.execute(
-        "DELETE FROM document_quarantine WHERE source = %s AND uri = ANY(%s)", (source, sorted(uris))
-    )
+    connection.execute("DELETE FROM document_quarantine WHERE source = %s AND uri = ANY(%s)", (source, sorted(uris)))
 
 
 def _is_present(uri: str, present: set[str], failed: set[str]) -> bool:

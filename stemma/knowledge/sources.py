@@ -96,9 +96,7 @@ def remove(connection: Connection, name: str) -> None:
     """
     get(connection, name)
     if name in (INSTALLED.name, INBOX_NAME):
-        raise Conflict(
-            "source_builtin", f"The source {name} is built in and cannot be removed.", field="name"
-        )
+        raise Conflict("source_builtin", f"The source {name} is built in and cannot be removed.", field="name")
     connection.execute("UPDATE knowledge_sources SET removed = true WHERE name = %s", (name,))
     connection.execute("UPDATE documents SET removed = true, chunked_as = NULL WHERE source = %s", (name,))
     connection.execute(
@@ -291,9 +289,7 @@ def _text(name: str) -> str:
 
 def _reason(error: OSError) -> Unreadable:
     if isinstance(error, PermissionError):
-        return Unreadable(
-            "permission_denied", "This process may not read it.", hint="Change its permissions."
-        )
+        return Unreadable("permission_denied", "This process may not read it.", hint="Change its permissions.")
     if isinstance(error, FileNotFoundError):
         return Unreadable("file_missing", "It is not there any more.")
     return Unreadable("read_failed", f"Reading it failed: {error.strerror or error}.")

@@ -51,9 +51,7 @@ def store_upload(name: str, stream: BinaryIO, settings: Settings, *, replace: bo
     with staged(settings.inbox) as file:
         head = _receive(stream, file, settings)
         if file.size == 0:
-            raise InvalidInput(
-                "file_empty", "The file is empty.", field="file", hint="Send a file with content."
-            )
+            raise InvalidInput("file_empty", "The file is empty.", field="file", hint="Send a file with content.")
         _check_type(head, name)
         file.flush()
         status = _publish(file, settings.inbox / name, replace=replace)

@@ -30,9 +30,7 @@ def decode_cursor(listing: str, cursor: str, *kinds: type[int] | type[str]) -> t
     try:
         if len(cursor) > _MAX_LENGTH:
             raise ValueError("too long")
-        text = base64.b64decode(
-            cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True
-        )
+        text = base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         values = json.loads(text)
         if not isinstance(values, list) or len(values) != len(kinds) + 1 or values[0] != listing:
             raise ValueError("of another list")

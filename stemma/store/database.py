@@ -53,9 +53,7 @@ def resolve_urls(settings: Settings) -> DatabaseUrls:
         return DatabaseUrls(**embedded.ensure_running(settings))
     app = _checked(settings.database_url, "STEMMA_DATABASE_URL")
     owner = _checked(settings.database_owner_url or app, "STEMMA_DATABASE_OWNER_URL")
-    dagster = _checked(
-        settings.dagster_database_url or _sibling(app, "dagster"), "STEMMA_DAGSTER_DATABASE_URL"
-    )
+    dagster = _checked(settings.dagster_database_url or _sibling(app, "dagster"), "STEMMA_DAGSTER_DATABASE_URL")
     return DatabaseUrls(app=app, owner=owner, dagster=dagster)
 
 

@@ -42,8 +42,7 @@ _REFUSED_V4 = tuple(
 )
 _GLOBAL_V6 = IPv6Network("2000::/3")
 _REFUSED_V6 = tuple(
-    IPv6Network(network)
-    for network in ("2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20")
+    IPv6Network(network) for network in ("2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20")
 )
 # RFC 6052: a translator's address; the IPv4 address inside it is what gets reached.
 _NAT64 = IPv6Network("64:ff9b::/96")
@@ -148,9 +147,7 @@ def _bad_url(problem: str) -> InvalidInput:
 
 
 def _failed(problem: str) -> Unavailable:
-    return Unavailable(
-        "fetch_failed", problem, field="url", hint="Check the URL in a browser, then try again."
-    )
+    return Unavailable("fetch_failed", problem, field="url", hint="Check the URL in a browser, then try again.")
 
 
 async def _resolve(url: httpx.URL, allow: Sequence[Network]) -> list[Address]:

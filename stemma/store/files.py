@@ -313,9 +313,7 @@ class FileStore:
         """The files in the folder `prefix` and below it (all without one), in the order of their keys."""
         if prefix:
             check_key(prefix)
-        entries = (
-            self._list_remote(prefix) if self._folder is None else self._list_local(self._folder, prefix)
-        )
+        entries = self._list_remote(prefix) if self._folder is None else self._list_local(self._folder, prefix)
         yield from sorted(entries, key=lambda entry: entry.key)
 
     def _list_local(self, folder: Path, prefix: str) -> Iterator[StoredFile]:

@@ -38,26 +38,41 @@ class Settings(BaseSettings):
     database_pool_size: int = Field(default=8, ge=1, le=64, description="Connections per process, at most")
 
     files_url: str | None = Field(
-        default=None, description="Where built files go: a folder or a URL such as s3://bucket/prefix; default: home/files"
+        default=None,
+        description="Where built files go: a folder or a URL such as s3://bucket/prefix; default: home/files",
     )
 
-    api_host: str = Field(default="127.0.0.1", description="Address the API binds; loopback only until access control exists")
+    api_host: str = Field(
+        default="127.0.0.1", description="Address the API binds; loopback only until access control exists"
+    )
     api_port: int = Field(default=8400, ge=1, le=65535, description="Port of the API")
     webserver_port: int = Field(default=8401, ge=1, le=65535, description="Loopback port of the Dagster webserver")
     code_server_port: int = Field(default=8402, ge=1, le=65535, description="Loopback port of the Dagster code server")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level that is logged")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="Least level that is logged"
+    )
 
-    max_document_bytes: int = Field(default=50_000_000, ge=1, description="Larger files are quarantined, larger uploads refused")
+    max_document_bytes: int = Field(
+        default=50_000_000, ge=1, description="Larger files are quarantined, larger uploads refused"
+    )
     max_expanded_bytes: int = Field(
-        default=200_000_000, ge=1, description="What a compressed document (DOCX) may unpack to, and the text one document may yield"
+        default=200_000_000,
+        ge=1,
+        description="What a compressed document (DOCX) may unpack to, and the text one document may yield",
     )
     chunk_tokens: int = Field(
-        default=256, ge=32, le=512, description="Word pieces per chunk at most, title, headings and special tokens included"
+        default=256,
+        ge=32,
+        le=512,
+        description="Word pieces per chunk at most, title, headings and special tokens included",
     )
-    chunk_overlap_tokens: int = Field(default=32, ge=0, le=128, description="Word pieces that neighbouring windows of one section share")
+    chunk_overlap_tokens: int = Field(
+        default=32, ge=0, le=128, description="Word pieces that neighbouring windows of one section share"
+    )
 
     embedding_model: str = Field(
-        default="minilm", description="`minilm` (bundled all-MiniLM-L6-v2) or the folder of a sentence-transformers model"
+        default="minilm",
+        description="`minilm` (bundled all-MiniLM-L6-v2) or the folder of a sentence-transformers model",
     )
     embedding_precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="auto: bf16 autocast where the CPU has bf16 instructions, else fp32"
@@ -69,12 +84,22 @@ class Settings(BaseSettings):
     fetch_timeout: float = Field(default=30.0, gt=0, description="Seconds one outgoing fetch may take in all")
 
     ff_jobs_worker: bool = Field(default=False, validation_alias="FF_JOBS_WORKER", description="Run queued jobs")
-    ff_cost_telemetry: bool = Field(default=False, validation_alias="FF_COST_TELEMETRY", description="Aggregate provider costs")
+    ff_cost_telemetry: bool = Field(
+        default=False, validation_alias="FF_COST_TELEMETRY", description="Aggregate provider costs"
+    )
     ff_evals: bool = Field(default=False, validation_alias="FF_EVALS", description="Run evaluation suites")
     ff_map_pipeline: bool = Field(default=False, validation_alias="FF_MAP_PIPELINE", description="Build map layers")
-    ff_social_pipeline: bool = Field(default=False, validation_alias="FF_SOCIAL_PIPELINE", description="Render and schedule posts")
-    ff_paid_providers: bool = Field(default=False, validation_alias="FF_PAID_PROVIDERS", description="Allow calls that cost money")
-    use_mocks: bool = Field(default=False, validation_alias="USE_MOCKS", description="Use the offline provider where credentials are missing")
+    ff_social_pipeline: bool = Field(
+        default=False, validation_alias="FF_SOCIAL_PIPELINE", description="Render and schedule posts"
+    )
+    ff_paid_providers: bool = Field(
+        default=False, validation_alias="FF_PAID_PROVIDERS", description="Allow calls that cost money"
+    )
+    use_mocks: bool = Field(
+        default=False,
+        validation_alias="USE_MOCKS",
+        description="Use the offline provider where credentials are missing",
+    )
 
     @field_validator("home")
     @classmethod
@@ -101,5 +126,8 @@ def load_settings() -> Settings:
         name = str(first["loc"][0]) if first["loc"] else "settings"
         variable = name if name.isupper() else f"STEMMA_{name.upper()}"
         raise InvalidInput(
-            "setting_invalid", f"{first['msg']}.", field=variable, hint="docs/SETTINGS.md lists what each setting accepts."
+            "setting_invalid",
+            f"{first['msg']}.",
+            field=variable,
+            hint="docs/SETTINGS.md lists what each setting accepts.",
         ) from error

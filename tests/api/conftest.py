@@ -42,9 +42,7 @@ LIBRARY = {
 def _serving(app: FastAPI) -> Iterator[httpx.Client]:
     settings: Settings = app.state.settings
     with listen(settings.model_copy(update={"api_port": 0})) as listener:
-        config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=5
-        )
+        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=5)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

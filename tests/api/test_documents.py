@@ -37,9 +37,7 @@ def in_inbox(settings: Settings) -> list[str]:
 @pytest.fixture
 def small(settings: Settings, database: Database, serve: Any) -> Iterator[httpx.Client]:
     """An API that takes documents of at most 100,000 bytes."""
-    with serve(
-        create_app(settings.model_copy(update={"max_document_bytes": 100_000}), database=database)
-    ) as opened:
+    with serve(create_app(settings.model_copy(update={"max_document_bytes": 100_000}), database=database)) as opened:
         yield opened
 
 
@@ -88,9 +86,7 @@ def test_other_bytes_under_the_same_name_need_replace(client: httpx.Client, sett
 
 
 @pytest.mark.parametrize("replace", ["true", "false"])
-def test_uploads_of_one_name_at_once_never_mix(
-    client: httpx.Client, settings: Settings, replace: str
-) -> None:
+def test_uploads_of_one_name_at_once_never_mix(client: httpx.Client, settings: Settings, replace: str) -> None:
     contents = [bytes([letter]) * 400_000 for letter in b"abcd"]
     with ThreadPoolExecutor(len(contents)) as threads:
         answers = list(threads.map(lambda data: send(client, "a.txt", data, replace=replace), contents))
@@ -111,25 +107,19 @@ def test_uploads_of_one_name_at_once_never_mix(
         *(".hidden.md", "~$lock.docx", "x.md.part", "x.md~", "x" * 250 + ".md"),
     ],
 )
-def test_unusable_names_are_refused(
-    visitor: httpx.Client, empty: tuple[Settings, Database], name: str
-) -> None:
+def test_unusable_names_are_refused(visitor: httpx.Client, empty: tuple[Settings, Database], name: str) -> None:
     assert refusal(send(visitor, name, b"# A")) == (422, "file_name_invalid", "file")
     assert in_inbox(empty[0]) == []
 
 
-def test_control_characters_in_a_name_are_refused(
-    visitor: httpx.Client, empty: tuple[Settings, Database]
-) -> None:
+def test_control_characters_in_a_name_are_refused(visitor: httpx.Client, empty: tuple[Settings, Database]) -> None:
     body = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a\0b.md"\r\n\r\n# A\r\n--b--\r\n'
     response = visitor.post(DOCUMENTS, content=body, headers=MULTIPART)
     assert refusal(response)[0] in (400, 422)
     assert in_inbox(empty[0]) == []
 
 
-def test_unsupported_and_empty_files_are_refused(
-    visitor: httpx.Client, empty: tuple[Settings, Database]
-) -> None:
+def test_unsupported_and_empty_files_are_refused(visitor: httpx.Client, empty: tuple[Settings, Database]) -> None:
     response = send(visitor, "film.mp4", b"\0\0\0\x18ftypmp42")
     assert refusal(response) == (415, "unsupported_type", "file")
     assert ".docx" in response.json()["hint"]
@@ -223,9 +213,7 @@ def test_documents_are_listed_page_by_page(reader: httpx.Client) -> None:
     assert refusal(other) == (422, "cursor_invalid", "cursor")
 
 
-def test_a_passage_is_exactly_the_span_of_the_text(
-    reader: httpx.Client, library: tuple[Settings, Database]
-) -> None:
+def test_a_passage_is_exactly_the_span_of_the_text(reader: httpx.Client, library: tuple[Settings, Database]) -> None:
     _, database = library
     documents = {document["uri"]: document["id"] for document in reader.get(DOCUMENTS).json()["data"]}
     with database.snapshot() as connection:
@@ -279,9 +267,7 @@ def test_the_quarantine_is_paged(client: httpx.Client, settings: Settings, datab
     found: list[str] = []
     cursor = None
     while True:
-        page = client.get(
-            "/api/v1/quarantine", params={"limit": 2} | ({"cursor": cursor} if cursor else {})
-        ).json()
+        page = client.get("/api/v1/quarantine", params={"limit": 2} | ({"cursor": cursor} if cursor else {})).json()
         found += [item["uri"] for item in page["data"]]
         if (cursor := page["next_cursor"]) is None:
             break

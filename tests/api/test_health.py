@@ -26,9 +26,7 @@ def test_not_ready_before_the_first_index(visitor: httpx.Client) -> None:
     assert int(response.headers["retry-after"]) > 0
 
 
-def test_ready_with_an_index_whether_or_not_a_code_server_runs(
-    library: tuple[Settings, Database], serve: Any
-) -> None:
+def test_ready_with_an_index_whether_or_not_a_code_server_runs(library: tuple[Settings, Database], serve: Any) -> None:
     settings, database = library
     with socket.socket() as port:
         port.bind(("127.0.0.1", 0))
@@ -54,9 +52,7 @@ def test_not_ready_without_the_files_of_the_index(
         assert body["checks"]["search_index"]["status"] == "failed"
 
 
-def test_a_database_without_our_tables_is_not_ready(
-    settings: Settings, database: Database, serve: Any
-) -> None:
+def test_a_database_without_our_tables_is_not_ready(settings: Settings, database: Database, serve: Any) -> None:
     with database.owner() as connection:
         connection.execute("DROP TABLE active_generation CASCADE")
     with serve(create_app(settings, database=database)) as client:

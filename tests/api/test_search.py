@@ -49,9 +49,7 @@ def test_pages_together_are_the_whole_ranking(reader: httpx.Client) -> None:
 def test_sources_filter_and_repeat(reader: httpx.Client) -> None:
     only = reader.get(SEARCH, params=[("q", "index"), ("source", "installed-docs")]).json()
     assert only["data"] == []
-    both = reader.get(
-        SEARCH, params=[("q", "index"), ("source", "installed-docs"), ("source", "inbox")]
-    ).json()
+    both = reader.get(SEARCH, params=[("q", "index"), ("source", "installed-docs"), ("source", "inbox")]).json()
     assert len(both["data"]) == 4
     unknown = reader.get(SEARCH, params={"q": "index", "source": "nowhere"})
     assert (unknown.status_code, unknown.json()["code"]) == (422, "source_unknown")
@@ -66,9 +64,7 @@ def test_sources_filter_and_repeat(reader: httpx.Client) -> None:
         ({"q": "x", "cursor": "nonsense"}, "cursor_invalid", "cursor"),
     ],
 )
-def test_bad_searches_name_the_field(
-    reader: httpx.Client, params: dict[str, str], code: str, field: str
-) -> None:
+def test_bad_searches_name_the_field(reader: httpx.Client, params: dict[str, str], code: str, field: str) -> None:
     response = reader.get(SEARCH, params=params)
     assert response.status_code == 422
     assert response.json()["code"] == code

@@ -63,9 +63,7 @@ def run(**environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_an_acknowledged_upload_survives_kill_9(
-    started: tuple[Process, httpx.Client], settings: Settings
-) -> None:
+def test_an_acknowledged_upload_survives_kill_9(started: tuple[Process, httpx.Client], settings: Settings) -> None:
     process, client = started
     data = os.urandom(5_000_000).hex().encode()
     answer = client.post("/api/v1/documents", files={"file": ("notes.txt", data)})
@@ -105,9 +103,7 @@ def test_a_host_beyond_loopback_is_one_clear_line(settings: Settings) -> None:
 
 
 def test_it_loads_neither_dagster_nor_a_model() -> None:
-    program = (
-        "import sys; from api.app import create_app; create_app().openapi(); print(*sorted(set(sys.modules)))"
-    )
+    program = "import sys; from api.app import create_app; create_app().openapi(); print(*sorted(set(sys.modules)))"
     loaded = subprocess.run(
         [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True
     ).stdout.split()

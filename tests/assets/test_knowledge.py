@@ -53,9 +53,7 @@ def test_an_edited_paragraph_embeds_only_its_own_chunk(notes: Path, build: Build
     assert built["knowledge/embeddings"].metadata["embedded"] == built["knowledge/chunks"].metadata["added"] == 1
 
 
-def test_a_deleted_document_leaves_the_index(
-    notes: Path, build: Build, database: Database, settings: Settings
-) -> None:
+def test_a_deleted_document_leaves_the_index(notes: Path, build: Build, database: Database, settings: Settings) -> None:
     build()
     (notes / "boat.txt").unlink()
     build()

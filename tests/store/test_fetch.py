@@ -201,9 +201,7 @@ def test_redirects_are_followed_without_cookies(site: Any, limits: Settings) -> 
     assert set(json.loads(fetched.body)) == {"Host", "User-Agent", "Accept", "Accept-Encoding", "Connection"}
 
 
-def test_proxies_of_the_environment_are_ignored(
-    site: Any, limits: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_proxies_of_the_environment_are_ignored(site: Any, limits: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     assert fetch(f"{site.url}/ok", limits, allow=HERE).body == b"plain text"
@@ -374,9 +372,7 @@ def certificate(folder: Path, name: str) -> Path:
     path = folder / f"{name}.pem"
     path.write_bytes(
         built.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return path
 

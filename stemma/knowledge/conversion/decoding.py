@@ -26,9 +26,7 @@ _CONTROL = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1b"))
 _CONTROL_SHARE = 0.02
 _CHAOS_TOLERANCE = 0.1
 _SURROGATES = re.compile("[\ud800-\udfff]")
-_DECLARED_CHARSET = re.compile(
-    rb"""<meta[^>]{0,200}charset\s*=\s*["']?([A-Za-z0-9_.:-]{1,40})""", re.IGNORECASE
-)
+_DECLARED_CHARSET = re.compile(rb"""<meta[^>]{0,200}charset\s*=\s*["']?([A-Za-z0-9_.:-]{1,40})""", re.IGNORECASE)
 
 
 def decode(data: bytes, *, html: bool = False) -> str:
@@ -58,9 +56,7 @@ def _decoded(data: bytes, *, html: bool) -> str:
         if data.startswith(mark):
             return _strict(data, encoding)
     if data.startswith(_BINARY_MAGIC) or _control_share(data) > _CONTROL_SHARE:
-        raise Unreadable(
-            "not_text", "This is binary data, not text.", hint="Check the file's name and content."
-        )
+        raise Unreadable("not_text", "This is binary data, not text.", hint="Check the file's name and content.")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
@@ -100,9 +96,7 @@ def _guessed(data: bytes) -> str:
     matches = from_bytes(data, preemptive_behaviour=False)
     best = matches.best()
     if best is None:
-        raise Unreadable(
-            "encoding_unknown", "No known text encoding fits the file.", hint="Save it again as UTF-8."
-        )
+        raise Unreadable("encoding_unknown", "No known text encoding fits the file.", hint="Save it again as UTF-8.")
     for match in matches:
         alike = match.chaos <= best.chaos + _CHAOS_TOLERANCE and match.coherence >= best.coherence
         if match.encoding == "cp1252" and alike:

@@ -21,9 +21,7 @@ _RATIO_MATTERS_FROM = 10_000_000
 _BLOCK = 1 << 20
 
 
-def read_docx(
-    data: bytes, *, fallback_title: str, max_expanded_bytes: int
-) -> tuple[str, str, tuple[Heading, ...]]:
+def read_docx(data: bytes, *, fallback_title: str, max_expanded_bytes: int) -> tuple[str, str, tuple[Heading, ...]]:
     """Turn a DOCX into (Markdown, title, headings); pictures are left out, linked files are never opened.
 
     Raises Unreadable `zip_bomb` before unpacking more than `max_expanded_bytes`, `docx_damaged` for anything
@@ -71,9 +69,7 @@ def guard(data: bytes, max_expanded_bytes: int) -> None:
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, OSError) as error:
         raise _damaged(str(error) or type(error).__name__) from error
     except RuntimeError as error:
-        raise Unreadable(
-            "docx_encrypted", "The document is encrypted.", hint="Save it without a password."
-        ) from error
+        raise Unreadable("docx_encrypted", "The document is encrypted.", hint="Save it without a password.") from error
 
 
 def _unpack(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], limit: int) -> None:
@@ -118,6 +114,4 @@ def _damaged(detail: str) -> Unreadable:
 
 
 def _bomb(detail: str) -> Unreadable:
-    return Unreadable(
-        "zip_bomb", f"The document unpacks to too much: {detail}.", hint="It is not a normal document."
-    )
+    return Unreadable("zip_bomb", f"The document unpacks to too much: {detail}.", hint="It is not a normal document.")

@@ -20,9 +20,7 @@ VERSION = "pdf-1"
 _PDFIUM = threading.Lock()
 _ERR_PASSWORD = 4
 _LINE_END_HYPHEN = re.compile("[\x02\ufffe](?:\r?\n)?")
-_JUNK_TITLE = re.compile(
-    r"untitled|microsoft (word|powerpoint) - |.*\.(docx?|dvi|tex|indd|pptx?)$", re.IGNORECASE
-)
+_JUNK_TITLE = re.compile(r"untitled|microsoft (word|powerpoint) - |.*\.(docx?|dvi|tex|indd|pptx?)$", re.IGNORECASE)
 _MAX_OUTLINE = 10_000
 _TYPOGRAPHIC = {"'": "['’‘]", '"': '["“”]', "-": "[-–—]", "–": "[-–—]", "’": "['’]"}
 _PAGE_BREAK = "\n\n"
@@ -129,8 +127,7 @@ def _located(bookmarks: list[_Bookmark], pages: list[str], starts: list[int]) ->
 def _find_line(page: str, title: str, position: int) -> int | None:
     """Where a line with this title starts, section number or not; a line of its own is preferred."""
     words = r"\s+".join(
-        "".join(_TYPOGRAPHIC.get(character) or re.escape(character) for character in word)
-        for word in title.split()
+        "".join(_TYPOGRAPHIC.get(character) or re.escape(character) for character in word) for word in title.split()
     )
     numbered = rf"^(?:(?:\d+|[A-Z])(?:\.\d+)*\.?[ \t]+)?(?i:{words})"
     for pattern in (rf"{numbered}[ \t]*$", rf"{numbered}\b"):
@@ -149,6 +146,4 @@ def _first_line(pages: list[str]) -> str:
 
 
 def _damaged(error: Exception) -> Unreadable:
-    return Unreadable(
-        "pdf_damaged", f"The PDF cannot be read: {error}.", hint="Open it in a viewer and save it again."
-    )
+    return Unreadable("pdf_damaged", f"The PDF cannot be read: {error}.", hint="Open it in a viewer and save it again.")

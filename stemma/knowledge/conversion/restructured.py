@@ -74,12 +74,7 @@ def _overlined(lines: list[str], index: int) -> bool:
     if index < 2:
         return False
     over, title, under = lines[index - 2], lines[index - 1], lines[index]
-    if (
-        not title.strip()
-        or not _is_adornment(over)
-        or over.rstrip() != under.rstrip()
-        or _is_adornment(title)
-    ):
+    if not title.strip() or not _is_adornment(over) or over.rstrip() != under.rstrip() or _is_adornment(title):
         return False
     return (index < 3 or not lines[index - 3].strip()) and len(over.rstrip()) >= len(title.rstrip())
 
