@@ -1,13 +1,15 @@
-"""Fixtures for every test: settings in a folder of their own and a fresh migrated database on one real server.
+"""Fixtures for every test: settings in a folder of their own, a fresh migrated database on one real server, models.
 
 The server is the embedded one, started once per test session; `STEMMA_TEST_DATABASE_URL` names another (its role
-needs CREATEDB). Each test gets a clone of a migrated template, which takes milliseconds.
+needs CREATEDB). Each test gets a clone of a migrated template, which takes milliseconds. What is slow about a model
+(loading its weights, exporting its query encoder) happens once per session, too.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -16,6 +18,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from stemma.knowledge.embedding import Embedder, load_model
+from stemma.knowledge.onnx_query import export_query_encoder, query_encoder_folder
 from stemma.store import embedded, migrations
 from stemma.store.database import Database, DatabaseUrls
 from stemma.store.settings import Settings
@@ -121,3 +125,63 @@ def database(settings: Settings) -> Iterator[Database]:
     """A pool on the test's own database."""
     with Database.open(settings) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Embedder:
+    """The bundled model, whose weights are loaded once."""
+    return load_model(Settings(embedding_model="minilm"))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Make a small random BERT in the sentence-transformers format; one folder for each number of dimensions."""
+    made: dict[int, Path] = {}
+
+    def make(dimensions: int) -> Path:
+        if dimensions not in made:
+            made[dimensions] = _write_tiny_model(tmp_path_factory.mktemp("model"), dimensions)
+        return made[dimensions]
+
+    return make
+
+
+def _write_tiny_model(folder: Path, dimensions: int) -> Path:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    bundled = load_model(Settings(embedding_model="minilm")).spec.folder
+    plain, finished = folder / "plain", folder / f"tiny-{dimensions}"
+    torch.manual_seed(dimensions)
+    config = BertConfig(
+        vocab_size=30522, hidden_size=dimensions, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
+    )
+    BertModel(config).save_pretrained(plain)
+    AutoTokenizer.from_pretrained(str(bundled)).save_pretrained(plain)
+    modules = [Transformer(str(plain), max_seq_length=256), Pooling(dimensions), Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save(str(finished))
+    return finished
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Embedder], Path]:
+    """The folder of a model's query encoder, exported once per session."""
+    home = Settings(home=tmp_path_factory.mktemp("exported"))
+    return lambda embedder: export_query_encoder(home, embedder)
+
+
+@pytest.fixture(scope="session")
+def equip(minilm: Embedder, exported: Callable[[Embedder], Path]) -> Callable[[Settings], Embedder]:
+    """Give a home the query encoder of the model that its settings name; returns that model."""
+
+    def give(settings: Settings) -> Embedder:
+        named = load_model(settings)
+        embedder = minilm if named.key == minilm.key else named
+        folder = query_encoder_folder(settings, embedder.key)
+        shutil.copytree(exported(embedder), folder, dirs_exist_ok=True)
+        return embedder
+
+    return give

@@ -20,7 +20,7 @@ from stemma.knowledge import sources
 from stemma.knowledge.chunking import Chunker
 from stemma.knowledge.chunks import sync_chunks
 from stemma.knowledge.documents import sync_documents
-from stemma.knowledge.embedding import load_model, sync_embeddings
+from stemma.knowledge.embedding import Embedder, sync_embeddings
 from stemma.knowledge.generations import build_generation
 from stemma.store.database import Database, DatabaseUrls
 from stemma.store.settings import Settings
@@ -116,10 +116,11 @@ def library(
     tmp_path_factory: pytest.TempPathFactory,
     new_database: Callable[[], DatabaseUrls],
     drop_database: Callable[[DatabaseUrls], None],
+    equip: Callable[[Settings], Embedder],
 ) -> Iterator[tuple[Settings, Database]]:
     """Settings and database of a studio whose inbox holds a few indexed documents; for reading only."""
     urls = new_database()
-    settings = Settings(home=tmp_path_factory.mktemp("library"), embedding_precision="fp32")
+    settings = Settings(home=tmp_path_factory.mktemp("library"))
     with Database(urls) as database:
         with database.transaction() as connection:
             sources.ensure_builtin(connection, settings)
@@ -129,7 +130,7 @@ def library(
         Path(settings.inbox, "broken.pdf").write_bytes(b"%PDF-1.7 and then nothing")
         sync_documents(database, inbox, settings)
         sync_chunks(database, inbox, Chunker.from_settings(settings))
-        embedder = load_model(settings)
+        embedder = equip(settings)
         sync_embeddings(database, inbox.name, embedder)
         build_generation(database, settings, embedder)
         yield settings, database

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +9,8 @@ import pytest
 
 from cli import execution
 from stemma.knowledge import sources
-from stemma.knowledge.embedding import load_model
+from stemma.knowledge.embedding import Embedder
 from stemma.knowledge.models import Source
-from stemma.knowledge.onnx_query import export_query_encoder, query_encoder_folder
 from stemma.store.database import Database
 from stemma.store.settings import Settings
 
@@ -35,19 +33,12 @@ def notes(tmp_path: Path, database: Database, settings: Settings) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def bundled_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The query encoder of the bundled model, exported once per session."""
-    settings = Settings(home=tmp_path_factory.mktemp("exported"), embedding_model="minilm")
-    return export_query_encoder(settings, load_model(settings))
-
-
 @pytest.fixture
-def build(settings: Settings, database: Database, bundled_encoder: Path) -> Callable[..., dict[str, execution.Built]]:
+def build(
+    settings: Settings, database: Database, equip: Callable[[Settings], Embedder]
+) -> Callable[..., dict[str, execution.Built]]:
     """Materialize a selection; returns what was built by asset key."""
-
-    folder = query_encoder_folder(settings, load_model(settings).key)
-    shutil.copytree(bundled_encoder, folder)
+    equip(settings)
 
     def run(selection: str = "*") -> dict[str, execution.Built]:
         outcome = execution.materialize(settings, database, selection)

@@ -1,18 +1,15 @@
-"""Fixtures of the knowledge tests: rows of documents and chunks, and small models that need no network."""
+"""Fixtures of the knowledge tests: rows of documents and chunks, and a studio that embeds with a small model."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from stemma.knowledge.embedding import Embedder, load_model
+from stemma.knowledge.embedding import Embedder
 from stemma.knowledge.models import Chunk
-from stemma.knowledge.onnx_query import export_query_encoder, query_encoder_folder
 from stemma.knowledge.search import Searcher
 from stemma.store.database import Database
 from stemma.store.settings import Settings
@@ -93,59 +90,15 @@ def library(database: Database) -> Library:
     return Library(database)
 
 
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """Make a small random BERT in the sentence-transformers format; one folder for each number of dimensions."""
-    made: dict[int, Path] = {}
-
-    def make(dimensions: int) -> Path:
-        if dimensions not in made:
-            made[dimensions] = _write_tiny_model(tmp_path_factory.mktemp("model"), dimensions)
-        return made[dimensions]
-
-    return make
-
-
-def _write_tiny_model(folder: Path, dimensions: int) -> Path:
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    import torch
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-    from transformers import AutoTokenizer, BertConfig, BertModel
-
-    bundled = load_model(Settings(embedding_model="minilm")).spec.folder
-    plain, finished = folder / "plain", folder / f"tiny-{dimensions}"
-    torch.manual_seed(dimensions)
-    config = BertConfig(
-        vocab_size=30522, hidden_size=dimensions, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
-    )
-    BertModel(config).save_pretrained(plain)
-    AutoTokenizer.from_pretrained(str(bundled)).save_pretrained(plain)
-    modules = [Transformer(str(plain), max_seq_length=256), Pooling(dimensions), Normalize()]
-    SentenceTransformer(modules=modules, device="cpu").save(str(finished))
-    return finished
-
-
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Embedder], Path]:
-    """The folder of a model's query encoder, exported once per session."""
-    home = Settings(home=tmp_path_factory.mktemp("exported"))
-    return lambda embedder: export_query_encoder(home, embedder)
-
-
 @pytest.fixture
 def use_model(
-    settings: Settings, tiny_model: Callable[[int], Path], exported: Callable[[Embedder], Path]
+    settings: Settings, tiny_model: Callable[[int], Path], equip: Callable[[Settings], Embedder]
 ) -> Callable[[int], Embedder]:
     """Load a small model of so many dimensions, its query encoder being in the studio's home already."""
 
     def use(dimensions: int = 32) -> Embedder:
-        chosen = settings.model_copy(
-            update={"embedding_model": str(tiny_model(dimensions)), "embedding_precision": "fp32"}
-        )
-        embedder = load_model(chosen)
-        shutil.copytree(exported(embedder), query_encoder_folder(settings, embedder.key), dirs_exist_ok=True)
-        return embedder
+        model = str(tiny_model(dimensions))
+        return equip(settings.model_copy(update={"embedding_model": model, "embedding_precision": "fp32"}))
 
     return use
 
@@ -154,12 +107,6 @@ def use_model(
 def embedder(use_model: Callable[[int], Embedder]) -> Embedder:
     """A small model of 32 dimensions."""
     return use_model(32)
-
-
-@pytest.fixture(scope="session")
-def minilm() -> Embedder:
-    """The bundled model."""
-    return load_model(Settings(embedding_model="minilm"))
 
 
 @pytest.fixture
