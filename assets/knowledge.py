@@ -76,7 +76,10 @@ def documents(
     kinds={"python", "postgres"},
     code_version="1",
     automation_condition=derived_data(),
-    description="Spans of the documents, cut at headings and then by tokens with overlap; each quotes its document exactly.",
+    description=(
+        "Spans of the documents, cut at headings and then by word pieces with overlap; "
+        "each quotes its document exactly."
+    ),
     **_COMMON,
 )
 def chunks(

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.output import Json, out, plain, print_json, print_table
+from cli.output import Json, moment, out, print_json, print_table
 from cli.session import open_studio
 
 Partition = Annotated[str | None, typer.Option("--partition", "-p", help="Only this partition, for example a source.")]
@@ -20,7 +20,9 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def materialize(
-    selection: Annotated[str, typer.Argument(help="`*`, a key such as knowledge/chunks, or Dagster's selection syntax.")],
+    selection: Annotated[
+        str, typer.Argument(help="`*`, a key such as knowledge/chunks, or Dagster's selection syntax.")
+    ],
     partition: Partition = None,
     as_json: Json = False,
 ) -> None:
@@ -49,8 +51,8 @@ def demo(as_json: Json = False) -> None:
     print_outcome(report.outcome)
     print_table(
         "Questions asked of the index",
-        ("question", "rank", "answered from"),
-        [(answer.question, answer.rank, answer.found_in) for answer in report.answers],
+        ("question", "hit", "first hit from"),
+        [(answer.question, answer.rank or "not in 10", answer.first_uri) for answer in report.answers],
         empty="No questions.",
     )
     out.print(f"\n{report.summary}\n")
@@ -71,20 +73,23 @@ def status(as_json: Json = False) -> None:
     print_table(
         "Sources",
         ("source", "documents", "chunks", "set aside", "last read"),
-        [(s.name, s.documents, s.chunks, s.quarantined, s.last_read) for s in overview.sources],
+        [(s.name, s.documents, s.chunks, s.quarantined, moment(s.last_read)) for s in overview.sources],
         empty="No sources.",
     )
     print_table(
         "Assets",
         ("asset", "materialized", "run"),
-        [(a.key, a.materialized_at, a.run_id) for a in overview.assets],
+        [(a.key, moment(a.materialized_at), a.run_id) for a in overview.assets],
         empty="Nothing is materialized yet. Run `make demo` or `stemma materialize '*'`.",
     )
     if overview.index is None:
         out.print("There is no search index yet.")
     else:
-        facts: dict[str, Any] = plain(overview.index)
-        out.print("Search index: " + ", ".join(f"{name} {value}" for name, value in facts.items()))
+        index = overview.index
+        out.print(
+            f"Search answers from generation {index.id}: {index.chunks:,} chunks, {index.model_name} "
+            f"({index.dimensions} dimensions), built {moment(index.created_at)}."
+        )
 
 
 def print_outcome(outcome: Any) -> None:

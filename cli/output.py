@@ -6,11 +6,12 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -20,6 +21,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+
+_UNWRAPPED = 32
 
 
 def plain(value: Any) -> Any:
@@ -49,10 +52,13 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     if not rows:
         out.print(empty)
         return
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(
+        title=title, title_justify="left", title_style="bold", header_style="dim", box=SIMPLE_HEAD, pad_edge=False
+    )
     numeric = [all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(columns))]
     for name, right in zip(columns, numeric, strict=True):
         table.add_column(name, justify="right" if right else "left", overflow="fold")
+    table.columns[0].no_wrap = all(len(str(row[0])) <= _UNWRAPPED for row in rows)
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
     out.print(table)
@@ -66,12 +72,15 @@ def _cell(value: object) -> str:
     return "" if value is None else str(value)
 
 
+def moment(at: datetime | None) -> str:
+    """A point in time to the second, in UTC; nothing for one that never came."""
+    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if at else ""
+
+
 def print_error(error: StemmaError, *, as_json: bool) -> None:
     """One readable line on standard error, or the same as a JSON document on standard output."""
     if as_json:
-        print_json(
-            {"error": {"code": error.code, "message": error.message, "field": error.field, "hint": error.hint}}
-        )
+        print_json({"error": {"code": error.code, "message": error.message, "field": error.field, "hint": error.hint}})
     else:
         err.print(f"[bold red]error[/] [dim]{error.code}[/] {_escape(str(error))}", soft_wrap=True)
 

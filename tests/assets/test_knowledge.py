@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -93,7 +92,3 @@ def test_every_asset_explains_itself() -> None:
         "knowledge/embeddings",
         "knowledge/search_index",
     }
-
-
-def test_dagsters_own_storage_is_left_alone(build: Build, settings: Settings) -> None:
-    assert not os.path.exists(settings.dagster_home / "storage" / "runs.db")
