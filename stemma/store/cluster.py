@@ -41,9 +41,7 @@ _LEFTOVERS = ((None, 2.0), (signal.SIGQUIT, 2.0), (signal.SIGKILL, 30.0))
 def is_postgres(pid: int) -> bool:
     """Whether `pid` is a live PostgreSQL process; a zombie is not."""
     if _PROC is None:
-        shown = subprocess.run(
-            ["ps", "-o", "stat=,comm=", "-p", str(pid)], capture_output=True, text=True
-        ).stdout
+        shown = subprocess.run(["ps", "-o", "stat=,comm=", "-p", str(pid)], capture_output=True, text=True).stdout
         return "postgres" in shown and not shown.lstrip().startswith("Z")
     try:
         name, _, rest = (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(") ")
@@ -208,9 +206,7 @@ def configuration(logs: Path, port: int, socket_dir: str | None, shared_buffers:
     """The server's parameters. Durability keeps its defaults; parallel workers share memory in files where
     /dev/shm is small, as in containers: an index build would fail there otherwise."""
     shared_memory = os.statvfs("/dev/shm") if Path("/dev/shm").is_dir() else None  # noqa: S108
-    small = (
-        shared_memory is not None and shared_memory.f_frsize * shared_memory.f_blocks < _SMALL_SHARED_MEMORY
-    )
+    small = shared_memory is not None and shared_memory.f_frsize * shared_memory.f_blocks < _SMALL_SHARED_MEMORY
     return {
         "port": str(port),
         "listen_addresses": HOST,
@@ -328,6 +324,12 @@ def start_failed(words: str) -> Unavailable:
             f"The embedded PostgreSQL cannot write: {words}.",
             field="STEMMA_HOME",
             hint="Free space on that disk; nothing that was committed is lost.",
+        )
+    if "could not look up effective user ID" in words:
+        return Unavailable(
+            "postgres_user_unknown",
+            f"PostgreSQL needs a name for this user: {words}.",
+            hint="Give the user a line in /etc/passwd, or run as one that has it.",
         )
     return Unavailable(
         "postgres_start_failed",

@@ -7,6 +7,7 @@ even after a kill -9. The server belongs to `supervisor`, which never stops it w
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import importlib.util
 import json
@@ -60,18 +61,19 @@ def ensure_running(settings: Settings, *, idle: float = IDLE_SECONDS) -> dict[st
     """
     layout = Layout.of(settings.home)
     _prepare(layout)
-    fresh = _take_lease(layout)
-    try:
-        state = _ready(layout) or _start(settings, layout, idle)
-    except BaseException:
-        if fresh:
-            release(settings)
-        raise
-    return {
-        "app": _uri(layout, state, "stemma_app", "stemma"),
-        "owner": _uri(layout, state, "stemma_owner", "stemma"),
-        "dagster": _uri(layout, state, "dagster", "dagster"),
-    }
+    with _permitted(layout):
+        fresh = _take_lease(layout)
+        try:
+            state = _ready(layout) or _start(settings, layout, idle)
+            return {
+                "app": _uri(layout, state, "stemma_app", "stemma"),
+                "owner": _uri(layout, state, "stemma_owner", "stemma"),
+                "dagster": _uri(layout, state, "dagster", "dagster"),
+            }
+        except BaseException:
+            if fresh:
+                release(settings)
+            raise
 
 
 def superuser_uri(settings: Settings, database: str = "postgres") -> str:
@@ -103,13 +105,14 @@ def stop(settings: Settings, *, force: bool = False) -> bool:
     release(settings)
     if not layout.leases.exists():
         return False
-    descriptor = os.open(layout.leases, os.O_RDWR)
-    try:
-        if not force and not try_lock(descriptor, fcntl.LOCK_EX):
-            raise _in_use(layout)
-        return _stop_server(layout)
-    finally:
-        os.close(descriptor)
+    with _permitted(layout):
+        descriptor = os.open(layout.leases, os.O_RDWR)
+        try:
+            if not force and not try_lock(descriptor, fcntl.LOCK_EX):
+                raise _in_use(layout)
+            return _stop_server(layout)
+        finally:
+            os.close(descriptor)
 
 
 def status(settings: Settings) -> Status:
@@ -160,18 +163,31 @@ def _uri(layout: Layout, state: ServerState, role: str, database: str) -> str:
     return f"postgresql://{who}@/{database}?host={quote(state.socket_dir, safe='')}&port={state.port}"
 
 
+@contextlib.contextmanager
+def _permitted(layout: Layout) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as error:
+        raise _unusable(layout, error) from error
+
+
 def _prepare(layout: Layout) -> None:
     try:
         layout.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not os.access(layout.root, os.W_OK | os.X_OK):
             raise PermissionError(13, "Permission denied", str(layout.root))
     except OSError as error:
-        raise Unavailable(
-            "home_not_writable",
-            f"The folder {layout.root} cannot be used: {error.strerror}.",
-            field="STEMMA_HOME",
-            hint="Name a folder that this user may write.",
-        ) from error
+        raise _unusable(layout, error) from error
+
+
+def _unusable(layout: Layout, error: OSError) -> Unavailable:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return Unavailable(
+        "disk_full" if full else "home_not_writable",
+        f"{error.filename or layout.root} cannot be used: {error.strerror}.",
+        field="STEMMA_HOME",
+        hint="Free space on that disk." if full else "Name a folder of this user's, or run as its owner.",
+    )
 
 
 # Leases
@@ -204,11 +220,7 @@ def _holders(layout: Layout) -> tuple[int, ...]:
     fields = [line.split() for line in locks]
     return tuple(
         sorted(
-            {
-                int(f[4])
-                for f in fields
-                if "FLOCK" in f and len(f) > 5 and f[5].endswith(f":{inode}") and int(f[4]) > 0
-            }
+            {int(f[4]) for f in fields if "FLOCK" in f and len(f) > 5 and f[5].endswith(f":{inode}") and int(f[4]) > 0}
         )
     )
 

@@ -43,9 +43,7 @@ class Identity:
     @property
     def options(self) -> dict[str, Any]:
         """Keyword arguments of `subprocess.Popen` that go with `command`."""
-        switch: dict[str, Any] = (
-            {"user": self.uid, "group": self.gid, "extra_groups": []} if self.drop else {}
-        )
+        switch: dict[str, Any] = {"user": self.uid, "group": self.gid, "extra_groups": []} if self.drop else {}
         return {"cwd": "/", "stdin": subprocess.DEVNULL, "env": program_environment(), **switch}
 
     def give(self, path: Path, mode: int) -> None:
@@ -74,9 +72,11 @@ def program_environment() -> dict[str, str]:
 def choose(binaries: Path, root: Path) -> Runtime:
     """Find how to run the programs in `binaries` on files under `root`; `root` exists and is ours.
 
-    Raises Unavailable with code `postgres_root_refused` when no strategy works for root.
+    Raises Unavailable with code `postgres_root_refused` when no strategy works for root, and
+    `home_not_writable` when another user's data lies there.
     """
     if os.geteuid() != 0:
+        _require_own(root / "data")
         return Runtime(Identity(os.geteuid(), os.getegid()), binaries, root, "own user")
     elsewhere = recorded_location(root)
     place = elsewhere or root
@@ -95,6 +95,16 @@ def recorded_location(root: Path) -> Path | None:
     """Where the data of `root` is kept instead, if it had to move to a folder that others can enter."""
     record = root / _LOCATION
     return Path(record.read_text(encoding="utf-8").strip()) if record.exists() else None
+
+
+def _require_own(data: Path) -> None:
+    if data.exists() and data.stat().st_uid != os.geteuid():
+        raise Unavailable(
+            "home_not_writable",
+            f"The database in {data} belongs to another user (uid {data.stat().st_uid}).",
+            field="STEMMA_HOME",
+            hint="Run Stemma as that user or as root, or name another folder.",
+        )
 
 
 def _owner(data: Path) -> tuple[int, int]:

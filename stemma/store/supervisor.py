@@ -36,7 +36,7 @@ _KEPT_LOGS = 5
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-class _Stopped(Exception):  # noqa: N818
+class _Stopped(Exception):
     """A signal asked to stop while something was awaited."""
 
 

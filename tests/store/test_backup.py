@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from stemma.store.settings import Settings
 
 
 @pytest.fixture(scope="module")
-def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def studio(new_home: Callable[[], Path]) -> Iterator[Settings]:
     """A home with a migrated embedded database."""
-    settings = Settings(home=tmp_path_factory.mktemp("studio"), postgres_shared_buffers="16MB")
+    settings = Settings(home=new_home(), postgres_shared_buffers="16MB")
     migrations.upgrade(embedded.ensure_running(settings)["owner"])
     yield settings
     embedded.stop(settings, force=True)
@@ -35,13 +35,9 @@ def filled(studio: Settings) -> Settings:
     with psycopg.connect(urls.owner) as owner:
         owner.execute("DROP TABLE IF EXISTS vectors_test; DELETE FROM knowledge_sources")
         owner.execute("CREATE TABLE vectors_test (id int PRIMARY KEY, v vector(3))")
-        owner.execute(
-            "INSERT INTO vectors_test SELECT i, ARRAY[i, 1, 2]::vector FROM generate_series(1, 50) i"
-        )
+        owner.execute("INSERT INTO vectors_test SELECT i, ARRAY[i, 1, 2]::vector FROM generate_series(1, 50) i")
         owner.execute("CREATE INDEX ON vectors_test USING hnsw (v vector_cosine_ops)")
-        owner.execute(
-            "INSERT INTO knowledge_sources (name, kind) VALUES ('first', 'folder'), ('second', 'files')"
-        )
+        owner.execute("INSERT INTO knowledge_sources (name, kind) VALUES ('first', 'folder'), ('second', 'files')")
         owner.execute("GRANT SELECT ON vectors_test TO stemma_app")
     with psycopg.connect(urls.dagster) as dagster:
         dagster.execute("DROP TABLE IF EXISTS runs; CREATE TABLE runs (run_id text)")
@@ -61,12 +57,8 @@ def _state(settings: Settings) -> dict[str, object]:
     urls = resolve_urls(settings)
     with psycopg.connect(urls.app) as app, psycopg.connect(urls.dagster) as dagster:
         return {
-            "sources": app.execute(
-                "SELECT name, kind, created_at FROM knowledge_sources ORDER BY 1"
-            ).fetchall(),
-            "vectors": app.execute(
-                "SELECT id, v::text FROM vectors_test ORDER BY v <=> '[3,1,2]', id"
-            ).fetchall(),
+            "sources": app.execute("SELECT name, kind, created_at FROM knowledge_sources ORDER BY 1").fetchall(),
+            "vectors": app.execute("SELECT id, v::text FROM vectors_test ORDER BY v <=> '[3,1,2]', id").fetchall(),
             "indexes": app.execute("SELECT count(*) FROM pg_indexes WHERE indexdef LIKE '%hnsw%'").fetchall(),
             "runs": dagster.execute("SELECT * FROM runs").fetchall(),
             "files": {
@@ -145,10 +137,10 @@ def test_a_wiped_studio_comes_back_whole(filled: Settings, tmp_path: Path) -> No
         psycopg.connect(resolve_urls(filled).app.replace("/stemma?", "/dagster?"))
 
 
-def test_a_backup_moves_to_another_studio(filled: Settings, tmp_path: Path) -> None:
+def test_a_backup_moves_to_another_studio(filled: Settings, tmp_path: Path, quick_path: Path) -> None:
     before = _state(filled)
     archive = backup.backup(filled, tmp_path / "studio.tar")
-    other = Settings(home=tmp_path / "other", postgres_shared_buffers="16MB")
+    other = Settings(home=quick_path, postgres_shared_buffers="16MB")
     try:
         migrations.upgrade(resolve_urls(other).owner)
         backup.restore(other, archive.path)
@@ -241,9 +233,7 @@ def test_a_newer_archive_is_refused(filled: Settings, tmp_path: Path) -> None:
     assert caught.value.code == "backup_too_new"
 
 
-def test_another_server_is_backed_up_and_restored_without_a_superuser(
-    studio: Settings, tmp_path: Path
-) -> None:
+def test_another_server_is_backed_up_and_restored_without_a_superuser(studio: Settings, tmp_path: Path) -> None:
     urls = resolve_urls(studio)
     with psycopg.connect(urls.owner, autocommit=True) as owner:
         owner.execute("CREATE DATABASE other")

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,10 +33,14 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to give it
 _CLIENT = """
 import sys
 from pathlib import Path
+from stemma.errors import StemmaError
 from stemma.store import embedded
 from stemma.store.settings import Settings
 settings = Settings(home=Path(sys.argv[1]), postgres_shared_buffers="16MB")
-urls = embedded.ensure_running(settings, idle=float(sys.argv[2]))
+try:
+    urls = embedded.ensure_running(settings, idle=float(sys.argv[2]))
+except StemmaError as error:
+    sys.exit(f"{error.code}: {error}")
 print(urls["app"], flush=True)
 sys.stdin.read()
 """
@@ -47,9 +51,9 @@ def _settings(home: Path) -> Settings:
 
 
 @pytest.fixture
-def embedded_settings(tmp_path: Path) -> Iterator[Settings]:
+def embedded_settings(quick_path: Path) -> Iterator[Settings]:
     """Settings of a home without a server; what a test started is stopped at its end."""
-    settings = _settings(tmp_path / "home")
+    settings = _settings(quick_path / "home")
     yield settings
     embedded.stop(settings, force=True)
 
@@ -61,11 +65,12 @@ def _until(condition: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
-def _client(settings: Settings, idle: float = 60) -> subprocess.Popen[str]:
+def _client(settings: Settings, idle: float = 60, command: Sequence[str] = ()) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", _CLIENT, str(settings.home), str(idle)],
+        [*command, sys.executable, "-c", _CLIENT, str(settings.home), str(idle)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE if command else None,
         text=True,
     )
 
@@ -116,9 +121,7 @@ class _Writer(threading.Thread):
 def test_each_role_signs_in_with_its_password_on_socket_and_port(embedded_settings: Settings) -> None:
     urls = embedded.ensure_running(embedded_settings)
 
-    roles = {
-        name: _one(url, "SELECT current_user || '@' || current_database()") for name, url in urls.items()
-    }
+    roles = {name: _one(url, "SELECT current_user || '@' || current_database()") for name, url in urls.items()}
     assert roles == {"app": "stemma_app@stemma", "owner": "stemma_owner@stemma", "dagster": "dagster@dagster"}
     assert _one(urls["app"], "SELECT '[1,2]'::vector::text") == "[1,2]"
     parts = conninfo_to_dict(urls["app"])
@@ -126,9 +129,7 @@ def test_each_role_signs_in_with_its_password_on_socket_and_port(embedded_settin
         with psycopg.connect(**{**parts, "host": host}) as connection:
             assert connection.execute("SELECT 1").fetchone() == (1,)
         with pytest.raises(psycopg.OperationalError, match="password"):
-            psycopg.connect(
-                host=host, port=parts["port"], user="stemma_app", password="wrong", dbname="stemma"
-            )
+            psycopg.connect(host=host, port=parts["port"], user="stemma_app", password="wrong", dbname="stemma")
     layout = Layout.of(embedded_settings.home)
     assert layout.credentials.stat().st_mode & 0o777 == 0o600
     assert layout.root.stat().st_mode & 0o007 in (0, 1)
@@ -253,9 +254,7 @@ def test_stop_refuses_while_another_process_uses_the_server(embedded_settings: S
 def test_no_acknowledged_row_is_lost_by_a_kill(embedded_settings: Settings, victims: tuple[str, ...]) -> None:
     urls = embedded.ensure_running(embedded_settings)
     with psycopg.connect(urls["owner"]) as owner:
-        owner.execute(
-            "CREATE TABLE kept (number int PRIMARY KEY); GRANT SELECT, INSERT ON kept TO stemma_app"
-        )
+        owner.execute("CREATE TABLE kept (number int PRIMARY KEY); GRANT SELECT, INSERT ON kept TO stemma_app")
     writer = _Writer(urls["app"])
     writer.start()
     for _ in range(2):
@@ -352,12 +351,12 @@ def test_lost_credentials_are_replaced_and_the_rows_stay(embedded_settings: Sett
         psycopg.connect(first["owner"])
 
 
-def test_a_long_home_gets_a_short_socket_folder(tmp_path: Path) -> None:
-    settings = _settings(tmp_path / ("a long name, with a comma " * 5) / "home")
+def test_a_long_home_gets_a_short_socket_folder(quick_path: Path) -> None:
+    settings = _settings(quick_path / ("a long name, with a comma " * 5) / "home")
     try:
         url = embedded.ensure_running(settings)["app"]
         host = conninfo_to_dict(url)["host"]
-        assert isinstance(host, str) and not host.startswith(str(tmp_path)) and len(host) < 90
+        assert isinstance(host, str) and not host.startswith(str(quick_path)) and len(host) < 90
         assert Path(host).stat().st_mode & 0o777 == 0o700
         assert _one(url, "SELECT 1") == 1
     finally:
@@ -365,14 +364,14 @@ def test_a_long_home_gets_a_short_socket_folder(tmp_path: Path) -> None:
         shutil.rmtree(host)
 
 
-def test_tcp_serves_where_no_socket_folder_can_be_had(tmp_path: Path) -> None:
-    settings = _settings(tmp_path / ("long" * 30) / "home")
-    runtime = privileges.choose(embedded.binaries(), tmp_path)
+def test_tcp_serves_where_no_socket_folder_can_be_had(quick_path: Path) -> None:
+    settings = _settings(quick_path / ("long" * 30) / "home")
+    runtime = privileges.choose(embedded.binaries(), quick_path)
     place = replace(runtime, root=settings.home / "postgres")
     folder = cluster.socket_folder(place, 25_000)
     assert folder is not None
     folder.rmdir()
-    folder.symlink_to(tmp_path)
+    folder.symlink_to(quick_path)
     try:
         url = embedded.ensure_running(settings)["app"]
         assert conninfo_to_dict(url)["host"] == "127.0.0.1"
@@ -396,13 +395,13 @@ def test_a_taken_port_is_named(embedded_settings: Settings) -> None:
     assert embedded.ensure_running(embedded_settings)["app"] == url
 
 
-def test_an_unusable_parameter_is_told_in_the_servers_words(tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path, postgres_shared_buffers="much")
+def test_an_unusable_parameter_is_told_in_the_servers_words(quick_path: Path) -> None:
+    settings = Settings(home=quick_path, postgres_shared_buffers="much")
     with pytest.raises(Unavailable, match='invalid value for parameter "shared_buffers": "much"') as caught:
         embedded.ensure_running(settings)
     assert caught.value.code == "postgres_start_failed"
     assert embedded.status(settings).holders == ()
-    good = _settings(tmp_path)
+    good = _settings(quick_path)
     try:
         assert _one(embedded.ensure_running(good)["app"], "SELECT 1") == 1
     finally:
@@ -434,9 +433,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 90 MiB, which holds a new server and little more."""
     place = tmp_path / "disk"
     place.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=90m", "tmpfs", str(place)], capture_output=True
-    ).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=90m", "tmpfs", str(place)], capture_output=True).returncode:
         pytest.skip("a file system can be mounted only by root with that capability")
     yield place
     subprocess.run(["umount", "--lazy", str(place)], check=True)
@@ -479,42 +476,88 @@ def test_a_full_disk_is_told_and_costs_no_row(small_disk: Path) -> None:
 
 
 @as_root
-def test_root_runs_it_in_a_folder_that_nobody_else_may_enter() -> None:
-    with tempfile.TemporaryDirectory(dir=Path("~").expanduser()) as folder:
-        Path(folder).chmod(0o700)
+def test_root_runs_it_in_a_folder_that_nobody_else_may_enter(quick_path: Path) -> None:
+    quick_path.chmod(0o700)
+    settings = _settings(quick_path / "home")
+    try:
+        assert _one(embedded.ensure_running(settings)["app"], "SELECT 1") == 1
+        pid = embedded.status(settings).pid
+        assert "\nUid:\t0\t" not in Path(f"/proc/{pid}/status").read_text()
+    finally:
+        embedded.stop(settings, force=True)
+
+
+def _as_user(uid: int) -> list[str]:
+    """Run as another user, who may read everything: the interpreter may lie in root's own folder."""
+    capability = "+dac_read_search"
+    command = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--securebits=+no_setuid_fixup"]
+    command += [f"--inh-caps={capability}", f"--ambient-caps={capability}", "--"]
+    if shutil.which("setpriv") is None or subprocess.run([*command, sys.executable, "-c", ""]).returncode != 0:
+        pytest.skip("this machine does not let root become another user by setpriv")
+    return command
+
+
+@as_root
+@pytest.mark.parametrize(("uid", "code"), [(65534, None), (54321, "postgres_user_unknown")])
+def test_an_ordinary_user_runs_it_as_itself(uid: int, code: str | None, quick_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=quick_path) as folder:
+        quick_path.chmod(0o711)
+        os.chown(folder, uid, uid)
         settings = _settings(Path(folder) / "home")
+        client = _client(settings, command=_as_user(uid))
         try:
-            assert _one(embedded.ensure_running(settings)["app"], "SELECT 1") == 1
-            pid = embedded.status(settings).pid
-            assert "\nUid:\t0\t" not in Path(f"/proc/{pid}/status").read_text()
+            if code is None:
+                assert _one(_first_line(client), "SELECT 1") == 1
+                status = embedded.status(settings)
+                pids = (status.pid, status.supervisor_pid)
+                assert all(f"\nUid:\t{uid}\t" in Path(f"/proc/{pid}/status").read_text() for pid in pids)
+            else:
+                _, words = client.communicate()
+                assert client.returncode == 1 and code in words
         finally:
+            _end(client)
             embedded.stop(settings, force=True)
 
 
 @as_root
+def test_another_users_database_is_left_alone(quick_path: Path) -> None:
+    """The folder is this user's, but the data in it is not."""
+    settings = _settings(quick_path / "home")
+    embedded.ensure_running(settings)
+    embedded.stop(settings)
+    for path in [quick_path, *quick_path.rglob("*")]:
+        if "data" not in path.parts:
+            os.chown(path, 1, 1)
+    client = _client(settings, command=_as_user(1))
+    _, words = client.communicate()
+    assert client.returncode == 1 and "belongs to another user" in words
+
+
+@as_root
 @pytest.mark.parametrize("enterable", [True, False])
-def test_root_without_setpriv_still_finds_a_way(enterable: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_without_setpriv_still_finds_a_way(
+    enterable: bool, quick_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without setpriv an open folder is used as it is; for a closed one programs and data go elsewhere."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755 if enterable else 0o700)
-        monkeypatch.setenv("PATH", folder)
-        settings = _settings(Path(folder) / "home")
-        layout = Layout.of(settings.home)
-        try:
-            url = embedded.ensure_running(settings)["owner"]
-            with psycopg.connect(url) as owner:
-                owner.execute("CREATE TABLE kept AS SELECT 7 AS number")
-            state = json.loads(layout.state.read_text())
-            assert state["strategy"] == ("plain" if enterable else "copy")
-            assert state["data"].startswith(folder) == enterable
-            embedded.stop(settings)
-            monkeypatch.undo()
-            assert _one(embedded.ensure_running(settings)["owner"], "SELECT number FROM kept") == 7
-        finally:
-            embedded.stop(settings, force=True)
-            elsewhere = privileges.recorded_location(layout.root)
-            if elsewhere is not None:
-                shutil.rmtree(elsewhere)
+    quick_path.chmod(0o755 if enterable else 0o700)
+    monkeypatch.setenv("PATH", str(quick_path))
+    settings = _settings(quick_path / "home")
+    layout = Layout.of(settings.home)
+    plain = all(folder.stat().st_mode & 0o001 for folder in (quick_path, *embedded.binaries().parents))
+    try:
+        with psycopg.connect(embedded.ensure_running(settings)["owner"]) as owner:
+            owner.execute("CREATE TABLE kept AS SELECT 7 AS number")
+        state = json.loads(layout.state.read_text())
+        assert state["strategy"] == ("plain" if plain else "copy")
+        assert state["data"].startswith(str(quick_path)) == plain
+        embedded.stop(settings)
+        monkeypatch.undo()
+        assert _one(embedded.ensure_running(settings)["owner"], "SELECT number FROM kept") == 7
+    finally:
+        embedded.stop(settings, force=True)
+        elsewhere = privileges.recorded_location(layout.root)
+        if elsewhere is not None:
+            shutil.rmtree(elsewhere)
 
 
 @as_root
