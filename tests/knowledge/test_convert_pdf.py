@@ -55,6 +55,11 @@ def test_each_page_starts_where_its_text_starts() -> None:
     assert document.media_type == "application/pdf"
 
 
+def test_syllables_are_joined_and_hyphens_of_names_are_kept() -> None:
+    text = _convert(_pdf(["the regres-", "sion of Cribari-", "Neto is old"])).text
+    assert "the regression of Cribari-Neto is old" in text
+
+
 def test_the_outline_gives_headings_at_their_lines() -> None:
     first = ["About the Method of this paper", "#Method", "We did it.", "#It's done"]
     document = _convert(_pdf(first, ["text", "#Results", "Good."], outline=True, title="A fine paper"))

@@ -19,7 +19,7 @@ VERSION = "pdf-1"
 
 _PDFIUM = threading.Lock()
 _ERR_PASSWORD = 4
-_LINE_END_HYPHEN = re.compile("[\x02\ufffe](?:\r?\n)?")
+_LINE_END_HYPHEN = re.compile("[\x02\ufffe](?:\r?\n)?(.?)")
 _JUNK_TITLE = re.compile(r"untitled|microsoft (word|powerpoint) - |.*\.(docx?|dvi|tex|indd|pptx?)$", re.IGNORECASE)
 _MAX_OUTLINE = 10_000
 _TYPOGRAPHIC = {"'": "['’‘]", '"': '["“”]', "-": "[-–—]", "–": "[-–—]", "’": "['’]"}
@@ -38,7 +38,7 @@ def read_pdf(
 ) -> tuple[str, str, tuple[Heading, ...], tuple[int, ...]]:
     """Turn a PDF into (text, title, headings, offset at which each page starts).
 
-    Words that PDFium reports as hyphenated at a line end are joined. Raises Unreadable: `pdf_encrypted`,
+    Words that PDFium reports as hyphenated at a line end are joined, keeping hyphens that belong to them. Raises Unreadable: `pdf_encrypted`,
     `pdf_damaged`, `pdf_without_text` (scanned pages), `too_large` (text over `max_expanded_bytes`).
     """
     with _PDFIUM:
@@ -97,7 +97,13 @@ def _page_text(document: Any, index: int) -> str:
             text_page.close()
     finally:
         page.close()
-    return clean(_LINE_END_HYPHEN.sub("", text)).strip("\n")
+    return clean(_LINE_END_HYPHEN.sub(_joined, text)).strip("\n")
+
+
+def _joined(hyphen: re.Match[str]) -> str:
+    """A syllable hyphen goes; one before a capital or a digit (Cribari-Neto, COVID-19) belongs to the word."""
+    following = hyphen[1]
+    return f"-{following}" if following.isupper() or following.isdigit() else following
 
 
 def _outline(document: Any) -> list[_Bookmark]:
