@@ -22,6 +22,7 @@ from psycopg.conninfo import conninfo_to_dict
 from stemma import processes
 from stemma.errors import StemmaError, Unavailable
 from stemma.store import migrations
+from stemma.store.backup import STAGING
 from stemma.store.database import Connection, DatabaseUrls, connect, resolve_urls
 from stemma.store.server_files import Layout
 from stemma.store.settings import Settings
@@ -110,6 +111,9 @@ def _home(settings: Settings) -> Iterator[Finding]:
     level: Level = "ok" if free >= _DISK_WANTED else "warn" if free >= _DISK_NEEDED else "fail"
     mend = "" if level == "ok" else f"Free space there: {_DISK_WANTED // _GIB} GiB leave room to work."
     yield Finding("home", level, f"{settings.home} is writable, {free / _GIB:.1f} GiB are free.", mend)
+    for left in settings.home.glob(f"{STAGING}*"):
+        mend = "Unless a restore is running now: restore the archive again, then remove that folder."
+        yield Finding("restore", "warn", f"A restore was interrupted and left {left}.", mend)
 
 
 def _memory(_: Settings) -> Iterator[Finding]:

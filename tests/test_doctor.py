@@ -34,9 +34,7 @@ def _by_name(settings: Settings) -> dict[str, Finding]:
     findings = examine(settings)
     named = {finding.name: finding for finding in findings}
     assert len(named) == len(findings)
-    assert all(finding.mend for finding in findings if finding.level != "ok"), (
-        "whatever is amiss can be mended"
-    )
+    assert all(finding.mend for finding in findings if finding.level != "ok"), "whatever is amiss can be mended"
     return named
 
 
@@ -98,9 +96,7 @@ def test_a_sound_studio_has_nothing_to_mend(tmp_path: Path) -> None:
         embedded.stop(settings, force=True)
 
 
-def test_a_server_without_pgvector_is_told_by_doctor_and_migration(
-    bare_server: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_server_without_pgvector_is_told_by_doctor_and_migration(bare_server: dict[str, str], tmp_path: Path) -> None:
     finding = _by_name(_external(tmp_path, bare_server))["pgvector"]
     assert finding.level == "fail" and "Install pgvector" in finding.mend
     with pytest.raises(Unavailable) as caught:
@@ -109,9 +105,7 @@ def test_a_server_without_pgvector_is_told_by_doctor_and_migration(
     assert migrations.current(bare_server["owner"]) is None
 
 
-def test_a_missing_database_comes_with_the_sql_that_makes_it(
-    bare_server: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_missing_database_comes_with_the_sql_that_makes_it(bare_server: dict[str, str], tmp_path: Path) -> None:
     finding = _by_name(_external(tmp_path, bare_server, database="My%20studio"))["stemma database"]
     assert finding.level == "fail"
     assert 'CREATE DATABASE "My studio" OWNER stemma_owner;' in finding.mend
@@ -137,9 +131,7 @@ def test_a_role_that_owns_the_schema_is_a_warning(bare_server: dict[str, str], t
     assert _by_name(_external(tmp_path, urls))["app role"].level == "warn"
 
 
-def test_a_taken_port_is_told_unless_this_studio_serves_it(
-    bare_server: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_taken_port_is_told_unless_this_studio_serves_it(bare_server: dict[str, str], tmp_path: Path) -> None:
     settings = _external(tmp_path, bare_server)
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -172,6 +164,13 @@ def test_a_home_that_cannot_be_written_is_named(bare_server: dict[str, str], tmp
     settings = _external(tmp_path / "file" / "home", bare_server)
     finding = _by_name(settings)["home"]
     assert finding.level == "fail" and "STEMMA_HOME" in finding.mend
+
+
+def test_an_interrupted_restore_is_told(bare_server: dict[str, str], tmp_path: Path) -> None:
+    settings = _external(tmp_path, bare_server)
+    assert "restore" not in _by_name(settings)
+    (tmp_path / ".stemma-backup-x").mkdir()
+    assert str(tmp_path / ".stemma-backup-x") in _by_name(settings)["restore"].what
 
 
 def test_a_folder_without_a_model_is_told(bare_server: dict[str, str], tmp_path: Path) -> None:

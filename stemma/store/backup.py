@@ -37,6 +37,7 @@ from stemma.store.settings import Settings
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+STAGING = ".stemma-backup-"
 _HOME = "home"
 _FIRST = "stemma.dump"
 _SWAP_ATTEMPTS = 10
@@ -44,9 +45,7 @@ _BLOCK = 1 << 20
 _LARGEST_MANIFEST = 256 << 20
 # What is made anew on every machine, or belongs to the server that the dumps replace.
 _LEFT_OUT = frozenset({"postgres", "dagster", "logs", "up", "backups", "cache"})
-_EMPTY_TABLES = frozenset(
-    {"alembic_version", "secondary_indexes", "instance_info", "kvs", "daemon_heartbeats"}
-)
+_EMPTY_TABLES = frozenset({"alembic_version", "secondary_indexes", "instance_info", "kvs", "daemon_heartbeats"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +109,7 @@ def backup(settings: Settings, target: Path) -> Archive:
     """
     target = target.expanduser().resolve()
     if target.exists():
-        raise Conflict(
-            "backup_exists", f"{target} exists already.", field="target", hint="Name another file."
-        )
+        raise Conflict("backup_exists", f"{target} exists already.", field="target", hint="Name another file.")
     with _disk_errors(target), _staging(target.parent) as staging:
         places = _places(settings)
         server = _server_version(places[0].url)
@@ -188,7 +185,7 @@ def verify(archive: Path) -> Manifest:
     return manifest
 
 
-def restore(settings: Settings, archive: Path, *, force: bool = False) -> Manifest:
+def restore(settings: Settings, archive: Path, *, force: bool = False) -> Archive:
     """Replace both databases and the home's files by those of `archive`.
 
     Everything is verified and restored beside the present state first, then swapped by renames, so that a
@@ -213,7 +210,7 @@ def restore(settings: Settings, archive: Path, *, force: bool = False) -> Manife
         undo.pop_all()
     for place in places:
         _drop(place, f"{place.name}_before_{suffix}")
-    return manifest
+    return Archive(archive, archive.stat().st_size, manifest.created_at, len(manifest.members))
 
 
 # Databases
@@ -249,9 +246,7 @@ def _server_version(url: str) -> str:
 
 def _tools_version(server: str) -> str:
     """The version of pg_dump; raises Unavailable when the server is of a newer major version."""
-    shown = subprocess.run(
-        [embedded.binaries() / "pg_dump", "--version"], capture_output=True, text=True
-    ).stdout
+    shown = subprocess.run([embedded.binaries() / "pg_dump", "--version"], capture_output=True, text=True).stdout
     tools = shown.rpartition(" ")[2].strip()
     if _major(server) > _major(tools):
         raise Unavailable(
@@ -413,9 +408,7 @@ def _exchange(place: _Place, incoming: str, outgoing: str) -> None:
     """Rename the database of `place` to `outgoing` and `incoming` to its name, in one transaction."""
     name = place.name
     with connect(place.admin, autocommit=True) as connection:
-        row = connection.execute(
-            "SELECT datacl::text[] FROM pg_database WHERE datname = %s", (name,)
-        ).fetchone()
+        row = connection.execute("SELECT datacl::text[] FROM pg_database WHERE datname = %s", (name,)).fetchone()
         for attempt in range(_SWAP_ATTEMPTS):
             # A client may connect again before the rename holds its lock; then the rename is refused.
             connection.execute(
@@ -442,11 +435,7 @@ def _copy_grants(connection: psycopg.Connection[Any], name: str, entries: list[s
     connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
     for entry in entries:
         grantee, _, rights = entry.partition("/")[0].rpartition("=")
-        names = [
-            word
-            for letter, word in (("c", "CONNECT"), ("T", "TEMPORARY"), ("C", "CREATE"))
-            if letter in rights
-        ]
+        names = [word for letter, word in (("c", "CONNECT"), ("T", "TEMPORARY"), ("C", "CREATE")) if letter in rights]
         if names:
             who = sql.SQL("PUBLIC") if not grantee else sql.Identifier(grantee.strip('"'))
             connection.execute(
@@ -456,9 +445,7 @@ def _copy_grants(connection: psycopg.Connection[Any], name: str, entries: list[s
 
 def _drop(place: _Place, database: str) -> None:
     with connect(place.admin, autocommit=True) as connection:
-        connection.execute(
-            sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database))
-        )
+        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))
 
 
 # Files
@@ -516,7 +503,7 @@ def _safe_parts(archive: Path, name: str) -> tuple[str, ...]:
 @contextlib.contextmanager
 def _staging(folder: Path) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=folder, prefix=".stemma-backup-"))
+    staging = Path(tempfile.mkdtemp(dir=folder, prefix=STAGING))
     try:
         yield staging
     finally:

@@ -119,7 +119,7 @@ def test_a_wiped_studio_comes_back_whole(filled: Settings, tmp_path: Path) -> No
 
     reader = psycopg.connect(resolve_urls(filled).app)
     reader.execute("SELECT 1")
-    backup.restore(filled, archive.path, force=True)
+    assert backup.restore(filled, archive.path, force=True) == archive
     with pytest.raises(psycopg.OperationalError):
         reader.execute("SELECT 1")
     reader.close()
