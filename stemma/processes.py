@@ -16,6 +16,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -82,7 +83,7 @@ class TreeState:
     services: tuple[ServiceState, ...]
 
 
-class _Stopped(Exception):  # noqa: N818
+class _Stopped(Exception):
     """A signal or `stop()` asked to end."""
 
 
@@ -276,11 +277,14 @@ class ProcessTree:
 
     def _reap_orphans(self) -> None:
         """Reap what a dead service left to this process; its own children are waited for by name."""
+        if sys.platform != "linux":
+            return
         own = {child.process.pid for child in self._children if child.process is not None}
-        for process in psutil.Process().children():
-            with contextlib.suppress(psutil.Error, ChildProcessError):
-                if process.pid not in own and process.status() == psutil.STATUS_ZOMBIE:
-                    os.waitpid(process.pid, os.WNOHANG)
+        with contextlib.suppress(ChildProcessError):
+            while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                if ended.si_pid in own:
+                    return
+                os.waitpid(ended.si_pid, os.WNOHANG)
 
     # Stopping
 

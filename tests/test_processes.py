@@ -160,13 +160,9 @@ def test_a_service_that_dies_is_restarted(tree: Callable[..., _Tree], tmp_path: 
     assert (web.restarts, web.detail, state.services[1].restarts) == (2, "it ended with SIGKILL", 0)
 
 
-def test_a_service_that_keeps_dying_is_retried_more_and_more_slowly(
-    tree: Callable[..., _Tree], tmp_path: Path
-) -> None:
+def test_a_service_that_keeps_dying_is_retried_more_and_more_slowly(tree: Callable[..., _Tree], tmp_path: Path) -> None:
     flag = tmp_path / "once"
-    code = (
-        f"import pathlib, time\nif pathlib.Path({str(flag)!r}).exists(): raise SystemExit(3)\ntime.sleep(600)"
-    )
+    code = f"import pathlib, time\nif pathlib.Path({str(flag)!r}).exists(): raise SystemExit(3)\ntime.sleep(600)"
     running = tree(_sleeper("moody", code))
     pid = running.until("moody", "ready")
     flag.touch()
@@ -197,9 +193,7 @@ def test_a_program_that_does_not_exist_is_named(tmp_path: Path) -> None:
 
 
 def test_a_service_that_is_never_ready_is_given_up(tmp_path: Path) -> None:
-    service = Service(
-        "slow", [sys.executable, "-c", "import time; time.sleep(600)"], ready=lambda: False, patience=0.3
-    )
+    service = Service("slow", [sys.executable, "-c", "import time; time.sleep(600)"], ready=lambda: False, patience=0.3)
     pids: list[int] = []
     with pytest.raises(Unavailable) as caught:
         ProcessTree(tmp_path, [service], on_change=lambda s: pids.extend([s.pid] if s.pid else [])).run()
