@@ -115,8 +115,8 @@ def doctor(as_json: Json = False) -> None:
         print_json(findings)
     else:
         colour = {"ok": "green", "warn": "yellow", "fail": "red"}
-        rows = [(f"[{colour[f.status]}]{f.status}[/]", f.name, f.what, f.mend or "") for f in findings]
+        rows = [(f"[{colour[f.level]}]{f.level}[/]", f.name, f.what, f.mend) for f in findings]
         print_table("Doctor", ("", "what", "found", "to do"), rows, empty="Nothing was examined.")
-    failed = [finding.name for finding in findings if finding.status == "fail"]
+    failed = [finding.name for finding in findings if finding.level == "fail"]
     if failed:
         raise CheckFailed("machine_not_ready", f"To mend: {', '.join(failed)}.")
