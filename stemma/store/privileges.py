@@ -160,18 +160,18 @@ def _works(identity: Identity, binaries: Path, place: Path) -> bool:
 
 def _copied(identity: Identity, binaries: Path, root: Path, elsewhere: Path | None) -> Runtime:
     """Keep programs and data in a folder that `nobody` can enter, and record where."""
-    for parent in [elsewhere.parent] if elsewhere else map(Path, _ENTERABLE_PARENTS):
-        place = elsewhere or parent / f"stemma-{zlib.crc32(os.fsencode(root)):08x}"
-        try:
+    name = f"stemma-{zlib.crc32(os.fsencode(root)):08x}"
+    for place in [elsewhere] if elsewhere else [Path(parent) / name for parent in _ENTERABLE_PARENTS]:
+        with contextlib.suppress(OSError):
             place.mkdir(mode=0o711, exist_ok=True)
             if place.is_symlink() or place.stat().st_uid != 0 or not _enterable(place):
                 continue
             copies = _copy_programs(binaries, place)
-        except OSError:
-            continue
-        if _works(identity, copies, place):
-            _record(root, place)
-            return Runtime(identity, copies, place, "copy")
+            if _works(identity, copies, place):
+                _record(root, place)
+                return Runtime(identity, copies, place, "copy")
+        if elsewhere is None:
+            shutil.rmtree(place, ignore_errors=True)
     raise _refused(root)
 
 

@@ -562,6 +562,8 @@ def test_root_without_setpriv_still_finds_a_way(
 
 @as_root
 def test_root_is_told_when_there_is_no_way(tmp_path: Path) -> None:
+    before = set(Path("/var/lib").iterdir())
     with pytest.raises(Unavailable) as caught:
         privileges.choose(tmp_path / "no-programs", tmp_path)
     assert caught.value.code == "postgres_root_refused"
+    assert set(Path("/var/lib").iterdir()) == before
