@@ -170,7 +170,7 @@ def _copied(identity: Identity, binaries: Path, root: Path, elsewhere: Path | No
             if _works(identity, copies, place):
                 _record(root, place)
                 return Runtime(identity, copies, place, "copy")
-        if elsewhere is None:
+        if elsewhere is None and not (place / "data").exists():
             shutil.rmtree(place, ignore_errors=True)
     raise _refused(root)
 
