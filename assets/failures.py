@@ -1,38 +1,72 @@
-"""How domain errors end a step: what a retry cannot mend fails at once, the rest is tried again.
+"""How domain errors end a step, and how a failed step's error is had back: its class, code, field and hint survive.
 
-Only this translation lives here; no asset catches errors itself.
+What a retry cannot mend fails at once, the rest is tried again. Only this translation lives here; no asset catches
+errors itself.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import dagster as dg
 import psycopg
 
-from stemma.errors import StemmaError, Unavailable
+from stemma.errors import (
+    CheckFailed,
+    Conflict,
+    InvalidInput,
+    NotFound,
+    StemmaError,
+    TooLarge,
+    Unavailable,
+    UnsupportedType,
+)
 
 RETRY = dg.RetryPolicy(max_retries=3, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 
+_KINDS = {
+    kind.__name__: kind
+    for kind in (StemmaError, InvalidInput, TooLarge, UnsupportedType, NotFound, Conflict, Unavailable, CheckFailed)
+}
+
+
+class DomainFailure(dg.Failure):
+    """A domain error as the failure of a step; only one that may pass by itself lets the step be tried again."""
+
+    def __init__(self, error: StemmaError) -> None:
+        facts = {"code": error.code, "message": error.message, "field": error.field or "", "hint": error.hint or ""}
+        super().__init__(
+            str(error),
+            metadata={"kind": type(error).__name__, **facts},
+            allow_retries=isinstance(error, Unavailable),
+        )
+
 
 class PermanentFailure(dg.Failure):
-    """A failure that another try cannot mend; it stops the step's retries."""
+    """An error that nobody foresaw; another try cannot mend it."""
 
     def __init__(self, error: Exception) -> None:
-        if isinstance(error, StemmaError):
-            metadata = {"code": error.code, "field": error.field or "", "hint": error.hint or ""}
-            super().__init__(str(error), metadata=metadata, allow_retries=False)
-        else:
-            super().__init__(f"{type(error).__name__}: {error}", allow_retries=False)
+        super().__init__(f"{type(error).__name__}: {error}", allow_retries=False)
 
 
 @contextlib.contextmanager
-def permanent_failures() -> Iterator[None]:
+def domain_failures() -> Iterator[None]:
     """Let what may pass by itself (a database that restarts) be tried again; everything else fails at once."""
     try:
         yield
-    except (Unavailable, psycopg.OperationalError):
+    except StemmaError as error:
+        raise DomainFailure(error) from error
+    except psycopg.OperationalError:
         raise
     except Exception as error:
         raise PermanentFailure(error) from error
+
+
+def domain_error(metadata: Mapping[str, dg.MetadataValue], *, step: str) -> StemmaError | None:
+    """The error that a failed step's metadata tell of, its message led by the step; None for another failure."""
+    facts = {name: str(value.value) for name, value in metadata.items()}
+    kind = _KINDS.get(facts.get("kind", ""))
+    if kind is None:
+        return None
+    return kind(facts["code"], f"{step}: {facts['message']}", field=facts["field"] or None, hint=facts["hint"] or None)

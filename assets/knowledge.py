@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from assets.automation import DAILY_FRESHNESS, derived_data
-from assets.failures import RETRY, permanent_failures
+from assets.failures import RETRY, domain_failures
 from resources.progress import ProgressLog
 from resources.store import StoreResource
 from stemma.knowledge import chunks as chunk_store
@@ -45,7 +45,7 @@ def documents(
     context: dg.AssetExecutionContext, store: StoreResource, progress: dg.ResourceParam[ProgressLog]
 ) -> dg.MaterializeResult[None]:
     """Read one source."""
-    with permanent_failures():
+    with domain_failures():
         report = document_store.sync_documents(
             store.database, _source(context, store), store.settings, progress=progress.reporter(context)
         )
@@ -86,7 +86,7 @@ def chunks(
     context: dg.AssetExecutionContext, store: StoreResource, progress: dg.ResourceParam[ProgressLog]
 ) -> dg.MaterializeResult[None]:
     """Cut the changed documents of one source."""
-    with permanent_failures():
+    with domain_failures():
         report = chunk_store.sync_chunks(
             store.database,
             _source(context, store),
@@ -121,7 +121,7 @@ def embeddings(
     context: dg.AssetExecutionContext, store: StoreResource, progress: dg.ResourceParam[ProgressLog]
 ) -> dg.MaterializeResult[None]:
     """Embed the new texts of one source."""
-    with permanent_failures():
+    with domain_failures():
         report = embedding.sync_embeddings(
             store.database,
             context.partition_key,
@@ -160,7 +160,7 @@ def search_index(
     context: dg.AssetExecutionContext, store: StoreResource, progress: dg.ResourceParam[ProgressLog]
 ) -> dg.MaterializeResult[None]:
     """Build and activate a generation, or confirm the active one."""
-    with permanent_failures():
+    with domain_failures():
         report = generations.build_generation(
             store.database,
             store.settings,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli.output import Json, out, print_json
+from cli.output import Json, print_json, say
 from stemma.store.settings import load_settings
 
 app = typer.Typer(help="The database: migrate, back up, restore, and its URL.", no_args_is_help=True)
@@ -24,12 +24,12 @@ def migrate(as_json: Json = False) -> None:
     if as_json:
         print_json({"before": before, "after": after})
     else:
-        out.print(f"The schema is at {after}." if before == after else f"Migrated from {before or 'nothing'} to {after}.")
+        say(f"The schema is at {after}." if before == after else f"Migrated from {before or 'nothing'} to {after}.")
 
 
 @app.command()
 def backup(
-    target: Annotated[Path | None, typer.Argument(help="The archive to write; default: in STEMMA_HOME/backups.")] = None,
+    target: Annotated[Path | None, typer.Argument(help="What to write; default: in STEMMA_HOME/backups.")] = None,
     as_json: Json = False,
 ) -> None:
     """Write both databases and the built files into one archive."""
@@ -41,7 +41,7 @@ def backup(
     if as_json:
         print_json(archive)
     else:
-        out.print(f"Wrote {archive.path} ({archive.size:,} bytes). Restore with: stemma db restore {archive.path}")
+        say(f"Wrote {archive.path} ({archive.size:,} bytes). Restore with: stemma db restore {archive.path}")
 
 
 @app.command()
@@ -57,7 +57,7 @@ def restore(
     if as_json:
         print_json(report)
     else:
-        out.print(f"Restored {archive}.")
+        say(f"Restored {archive}.")
 
 
 @app.command()
@@ -69,4 +69,4 @@ def url(as_json: Json = False) -> None:
     if as_json:
         print_json(urls)
     else:
-        out.print(urls.app, soft_wrap=True)
+        say(urls.app)

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from cli import execution
-from cli.output import err
+from cli.output import err, say
 from stemma.knowledge import golden, sources
 from stemma.knowledge.models import Source
 from stemma.knowledge.search import Searcher
@@ -29,7 +29,7 @@ class DemoReport:
 def run_demo(settings: Settings, database: Database) -> DemoReport:
     """Register the samples, materialize everything, ask the sample questions."""
     started = time.monotonic()
-    err.print(f"[dim]Everything is kept in {settings.home}[/]")
+    say(f"Everything is kept in {settings.home}", console=err)
     with database.transaction() as connection:
         sources.register(connection, SAMPLES)
     outcome = execution.materialize(settings, database, "*")

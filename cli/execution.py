@@ -17,10 +17,11 @@ from dagster._core.events import DagsterEventType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import definitions
+from assets.failures import domain_error
 from assets.knowledge import KNOWLEDGE_SOURCES
-from cli.output import err
+from cli.output import err, say
 from resources.instance import open_instance, process_tag
-from resources.progress import ProgressLog
+from resources.progress import ProgressLog, now_and_then
 from stemma.errors import CheckFailed, InvalidInput, NotFound, StemmaError
 from stemma.knowledge import sources
 from stemma.progress import Progress as Step
@@ -69,13 +70,15 @@ class Outcome:
 
 
 class DisplayedProgress(ProgressLog):
-    """Shows steps as bars on standard error instead of logging them."""
+    """Shows steps on standard error instead of logging them: as bars on a terminal, else a line now and then."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
 
     def reporter(self, context: dg.AssetExecutionContext) -> ReportProgress:
         """A callback that drives one bar."""
+        if self._bars.disable:
+            return now_and_then(lambda line: say(f"  {line}", console=err))
         bar = self._bars.add_task("", total=None, visible=False)
 
         def report(step: Step) -> None:
@@ -150,9 +153,7 @@ def plan(
     return runs
 
 
-def _names(
-    instance: dg.DagsterInstance, partitions: dg.PartitionsDefinition[str], wanted: str | None
-) -> Sequence[str]:
+def _names(instance: dg.DagsterInstance, partitions: dg.PartitionsDefinition[str], wanted: str | None) -> Sequence[str]:
     names = sorted(partitions.get_partition_keys(dynamic_partitions_store=instance))
     if wanted is None:
         return names
@@ -169,7 +170,7 @@ def _names(
 @contextlib.contextmanager
 def _bars() -> Iterator[Progress]:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True) as bars:
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
         yield bars
 
 
@@ -224,9 +225,8 @@ def _failure(result: dg.ExecuteInProcessResult) -> StemmaError:
         if event.is_step_failure:
             data = event.step_failure_data
             if data.user_failure_data is not None:
-                metadata = data.user_failure_data.metadata
-                code = str(metadata["code"].value) if "code" in metadata else "step_failed"
-                return StemmaError(code, f"{event.step_key}: {data.user_failure_data.description}")
+                known = domain_error(data.user_failure_data.metadata, step=event.step_key)
+                return known or StemmaError("step_failed", f"{event.step_key}: {data.user_failure_data.description}")
             cause = data.error.cause if data.error and data.error.cause else data.error
             message = cause.message.strip() if cause else "no reason given"
             return StemmaError("step_failed", f"{event.step_key}: {message}")
@@ -247,7 +247,9 @@ def _built(result: dg.ExecuteInProcessResult, run: PlannedRun) -> list[Built]:
         metadata = {
             name: value.value
             for name, value in materialization.metadata.items()
-            if isinstance(value, (dg.IntMetadataValue, dg.FloatMetadataValue, dg.TextMetadataValue, dg.BoolMetadataValue))
+            if isinstance(
+                value, (dg.IntMetadataValue, dg.FloatMetadataValue, dg.TextMetadataValue, dg.BoolMetadataValue)
+            )
         }
         rows.append(
             Built(

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from cli.output import Json, out, print_json, print_table
+from cli.output import Json, moment, out, print_json, print_table, printable, say
 from cli.session import open_studio
 from stemma.knowledge.models import Hit, Source
 
@@ -50,20 +50,21 @@ def search(
         print_json(page)
         return
     if not page.hits:
-        out.print("Nothing was found. Fewer or other words may help; `stemma status` shows what is indexed.")
+        say("Nothing was found. Fewer or other words may help; `stemma status` shows what is indexed.")
     for number, hit in enumerate(page.hits, start=1):
         _print_hit(number, hit)
     if page.next_cursor:
-        out.print(f"[dim]more: --cursor {page.next_cursor}[/]", soft_wrap=True)
+        out.print(Text(f"more: --cursor {page.next_cursor}", style="dim"), soft_wrap=True)
 
 
 def _print_hit(number: int, hit: Hit) -> None:
-    where = " › ".join((hit.citation.title, *hit.citation.heading_path))
+    where = printable(" › ".join((hit.citation.title, *hit.citation.heading_path)))
     page = f", page {hit.citation.page_first}" if hit.citation.page_first else ""
     out.print(Text(f"{number}. {where}", style="bold"))
     span = f"{hit.citation.start}–{hit.citation.end}"
-    out.print(Text(f"   {hit.citation.source} · {hit.citation.uri}{page} · characters {span} · score {hit.score:.3f}", style="dim"))
-    body = Text(hit.text)
+    place = f"{hit.citation.source} · {hit.citation.uri}{page} · characters {span} · score {hit.score:.3f}"
+    out.print(Text(f"   {printable(place)}", style="dim"))
+    body = Text(printable(hit.text))
     for start, end in hit.highlights:
         body.stylize("bold yellow", start, end)
     for line in body.split("\n")[:12]:
@@ -104,7 +105,7 @@ def add_source(
     if as_json:
         print_json(source)
     else:
-        out.print(f"Added {name}. Read it with: stemma materialize '*' --partition {name}")
+        say(f"Added {name}. Read it with: stemma materialize '*' --partition {name}")
 
 
 @sources_app.command("remove")
@@ -118,7 +119,7 @@ def remove_source(name: Annotated[str, typer.Argument(help="The source to forget
     if as_json:
         print_json({"removed": name})
     else:
-        out.print(f"Removed {name}. `stemma materialize knowledge/search_index` takes its documents out of the index.")
+        say(f"Removed {name}. `stemma materialize knowledge/search_index` takes its documents out of the index.")
 
 
 @index_app.command("list")
@@ -132,9 +133,12 @@ def list_generations(as_json: Json = False) -> None:
     if as_json:
         print_json(found)
     else:
-        rows = [(g.id, g.state, g.model_name, g.dimensions, g.chunks, str(g.created_at)) for g in found]
+        rows = [(g.id, g.state, g.model_name, g.dimensions, g.chunks, moment(g.created_at)) for g in found]
         print_table(
-            "Index generations", ("id", "state", "model", "dimensions", "chunks", "created"), rows, empty="No index yet."
+            "Index generations",
+            ("id", "state", "model", "dimensions", "chunks", "created"),
+            rows,
+            empty="No index yet.",
         )
 
 
@@ -149,4 +153,4 @@ def rollback(as_json: Json = False) -> None:
     if as_json:
         print_json(report)
     else:
-        out.print(f"Search answers from generation {report.generation} now.")
+        say(f"Search answers from generation {report.generation} now.")

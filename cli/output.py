@@ -14,6 +14,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from stemma.errors import StemmaError
 
@@ -23,6 +24,7 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 _UNWRAPPED = 32
+_CONTROLS = {code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"}
 
 
 def plain(value: Any) -> Any:
@@ -64,12 +66,24 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     out.print(table)
 
 
-def _cell(value: object) -> str:
+def printable(text: str) -> str:
+    """The text without what would steer a terminal, as long as before: documents may hold anything."""
+    return text.translate(_CONTROLS)
+
+
+def _cell(value: object) -> Text:
+    if isinstance(value, Text):
+        return value
     if isinstance(value, float):
-        return f"{value:,.2f}"
+        return Text(f"{value:,.2f}")
     if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    return "" if value is None else str(value)
+        return Text(f"{value:,}")
+    return Text("" if value is None else printable(str(value)))
+
+
+def say(text: str, *, console: Console = out) -> None:
+    """One line as it stands: names and paths may hold brackets and be longer than the terminal is wide."""
+    console.print(printable(text), markup=False, soft_wrap=True)
 
 
 def moment(at: datetime | None) -> str:
@@ -82,8 +96,6 @@ def print_error(error: StemmaError, *, as_json: bool) -> None:
     if as_json:
         print_json({"error": {"code": error.code, "message": error.message, "field": error.field, "hint": error.hint}})
     else:
-        err.print(f"[bold red]error[/] [dim]{error.code}[/] {_escape(str(error))}", soft_wrap=True)
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", "\\[")
+        err.print(
+            Text.assemble(("error ", "bold red"), (f"{error.code} ", "dim"), printable(str(error))), soft_wrap=True
+        )

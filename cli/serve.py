@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import Annotated
 
 import typer
+from rich.text import Text
 
-from cli.output import Json, err, out, print_json, print_table
+from cli.output import Json, err, print_json, print_table, say
 from cli.session import open_studio
 from stemma.errors import CheckFailed, Conflict, StemmaError
 from stemma.store.settings import Settings, load_settings
@@ -28,28 +31,31 @@ def up() -> None:
     """Serve the API, the Dagster UI, sensors and schedules until Ctrl-C; restarts what dies."""
     from cli.services import services
     from resources.instance import fail_interrupted_runs, prepare
-    from stemma.processes import ProcessTree, ServiceState
+    from stemma import processes
 
     started_at = time.time()
+    settings = load_settings()
+    processes.require_none(settings.home)
     settings, database = open_studio()
     with database:
         urls = database.urls
 
-    def show(state: ServiceState) -> None:
+    def show(state: processes.ServiceState) -> None:
         where = f" on port {state.port}" if state.port else ""
-        why = f" [yellow]{state.detail}[/]" if state.detail else ""
-        err.print(f"  {state.name:<12} {state.state}{where}{why}")
+        why = f" {state.detail}" if state.detail else ""
+        say(f"  {state.name:<12} {state.state}{where}{why}", console=err)
 
     def ready() -> None:
         fail_interrupted_runs(settings, urls, before=started_at)
-        out.print(f"\n  API         http://127.0.0.1:{settings.api_port}/api/v1/search?q=vector+index")
-        out.print(f"  API schema  http://127.0.0.1:{settings.api_port}/openapi.json")
-        out.print(f"  Dagster UI  http://127.0.0.1:{settings.webserver_port}/")
-        out.print(f"  Inbox       {settings.inbox}  [dim](files dropped here become searchable)[/]")
-        out.print(f"  Logs        {settings.home / 'logs'}")
-        out.print("\n  Ctrl-C stops everything.")
+        say(f"\n  API         http://127.0.0.1:{settings.api_port}/api/v1/search?q=vector+index")
+        say(f"  API schema  http://127.0.0.1:{settings.api_port}/openapi.json")
+        say(f"  Dagster UI  http://127.0.0.1:{settings.webserver_port}/")
+        say(f"  Inbox       {settings.inbox}  (files dropped here become searchable)")
+        say(f"  Logs        {settings.home / 'logs'}")
+        say("\n  Ctrl-C stops everything.")
+        sys.stdout.flush()
 
-    tree = ProcessTree(settings.home, services(settings, prepare(settings, urls)), on_change=show)
+    tree = processes.ProcessTree(settings.home, services(settings, prepare(settings, urls)), on_change=show)
     try:
         with _database_kept_up(settings):
             tree.run(ready)
@@ -65,11 +71,15 @@ def _database_kept_up(settings: Settings) -> Iterator[None]:
     ended = threading.Event()
 
     def watch() -> None:
+        told = ""
         while not ended.wait(_SECONDS_BETWEEN_LOOKS):
             try:
                 embedded.ensure_running(settings)
+                told = ""
             except StemmaError as error:
-                err.print(f"  {'postgres':<12} {error}", markup=False)
+                if str(error) != told:
+                    told = str(error)
+                    say(f"  {'postgres':<12} {told}", console=err)
 
     watcher = threading.Thread(target=watch, name="postgres-watcher", daemon=True)
     if settings.database_url is None:
@@ -90,11 +100,12 @@ def _stop_database(settings: Settings) -> None:
     try:
         embedded.stop(settings)
     except Conflict as error:
-        err.print(f"  {'postgres':<12} stays up: {error.message}", markup=False)
+        say(f"  {'postgres':<12} stays up: {error.message}", console=err)
 
 
 def down(
-    force: bool = typer.Option(False, "--force", help="Stop it even while another process uses it."), as_json: Json = False
+    force: bool = typer.Option(False, "--force", help="Stop it even while another process uses it."),
+    as_json: Json = False,
 ) -> None:
     """Stop the embedded Postgres now instead of a minute after its last use."""
     from stemma.store import embedded
@@ -103,7 +114,7 @@ def down(
     if as_json:
         print_json({"stopped": stopped})
     else:
-        out.print("Stopped the embedded Postgres." if stopped else "It was not running.")
+        say("Stopped the embedded Postgres." if stopped else "It was not running.")
 
 
 def doctor(as_json: Json = False) -> None:
@@ -115,7 +126,7 @@ def doctor(as_json: Json = False) -> None:
         print_json(findings)
     else:
         colour = {"ok": "green", "warn": "yellow", "fail": "red"}
-        rows = [(f"[{colour[f.level]}]{f.level}[/]", f.name, f.what, f.mend) for f in findings]
+        rows = [(Text(f.level, style=colour[f.level]), f.name, f.what, f.mend) for f in findings]
         print_table("Doctor", ("", "what", "found", "to do"), rows, empty="Nothing was examined.")
     failed = [finding.name for finding in findings if finding.level == "fail"]
     if failed:

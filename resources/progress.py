@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import dagster as dg
 
@@ -16,13 +17,18 @@ class ProgressLog:
 
     def reporter(self, context: dg.AssetExecutionContext) -> ReportProgress:
         """A callback for one step of `context`."""
-        last = time.monotonic()
+        return now_and_then(context.log.info)
 
-        def report(progress: Progress) -> None:
-            nonlocal last
-            now = time.monotonic()
-            if now - last >= _SECONDS_BETWEEN_LINES or progress.done == progress.total:
-                last = now
-                context.log.info(str(progress))
 
-        return report
+def now_and_then(write: Callable[[str], object]) -> ReportProgress:
+    """A callback that writes a line every few seconds, and one at the end."""
+    last = time.monotonic()
+
+    def report(progress: Progress) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _SECONDS_BETWEEN_LINES or progress.done == progress.total:
+            last = now
+            write(str(progress))
+
+    return report

@@ -350,6 +350,21 @@ def running(home: Path) -> TreeState | None:
         return None
 
 
+def require_none(home: Path) -> None:
+    """Raise Conflict with code `already_running` when a tree runs on `home`."""
+    tree = running(home)
+    if tree is not None:
+        raise _already_running(tree.pid)
+
+
+def _already_running(pid: int | str) -> Conflict:
+    return Conflict(
+        "already_running",
+        f"The services of this studio run already (process {pid}).",
+        hint="Stop them first, or set STEMMA_HOME for a second studio.",
+    )
+
+
 def end_leftovers(home: Path) -> int:
     """End what an earlier tree on `home` left when it was killed; returns how many processes that were."""
     return _end_processes(_marked(home.resolve(), None), grace=10.0)
@@ -398,11 +413,7 @@ def _sole_tree(lock: Path) -> Iterator[None]:
         while not try_lock(descriptor, fcntl.LOCK_EX):
             if time.monotonic() > deadline:
                 pid = os.pread(descriptor, 20, 0).decode("ascii", errors="replace").strip()
-                raise Conflict(
-                    "already_running",
-                    f"The services of this studio run already (process {pid}).",
-                    hint="Stop them first, or set STEMMA_HOME for a second studio.",
-                )
+                raise _already_running(pid)
             time.sleep(0.02)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
