@@ -52,18 +52,30 @@ Check = Callable[[Connection], CheckResult]
 def vectors_match_chunks(connection: Connection) -> CheckResult:
     """Each current chunk has exactly one visible vector, made from its own text, and there is no other vector."""
     generation = _served(connection)
-    missing = _count(connection, generation, f"""
+    missing = _count(
+        connection,
+        generation,
+        f"""
         SELECT count(*) FROM {CURRENT_CHUNKS} AND NOT EXISTS (
             SELECT FROM {{table}} v WHERE v.chunk_id = c.id AND v.text_sha256 = c.embed_sha256 AND {{visible}})
-    """)  # fmt: skip
-    orphans = _count(connection, generation, """
+    """,
+    )
+    orphans = _count(
+        connection,
+        generation,
+        """
         SELECT count(*) FROM {table} v WHERE {visible} AND NOT EXISTS (
             SELECT FROM chunks c JOIN documents d ON d.id = c.document_id
             WHERE c.id = v.chunk_id AND NOT c.retired AND NOT d.removed)
-    """)  # fmt: skip
-    doubles = _count(connection, generation, """
+    """,
+    )
+    doubles = _count(
+        connection,
+        generation,
+        """
         SELECT count(*) FROM (SELECT FROM {table} WHERE {visible} GROUP BY chunk_id HAVING count(*) > 1) d
-    """)
+    """,
+    )
     return CheckResult(
         passed=not missing and not orphans and not doubles,
         description=f"{missing:,} chunks without a vector, {orphans:,} vectors without a chunk, {doubles:,} doubled.",
@@ -106,7 +118,9 @@ def hnsw_finds_neighbours(connection: Connection) -> CheckResult:
     generation = _served(connection)
     with connection.transaction():
         recall = hnsw_recall(connection, generation)
-    described = "The index is empty." if recall is None else f"Recall@10 is {recall:.1%}; the bar is {LEAST_RECALL:.0%}."
+    described = (
+        "The index is empty." if recall is None else f"Recall@10 is {recall:.1%}; the bar is {LEAST_RECALL:.0%}."
+    )
     return CheckResult(
         passed=recall is None or recall >= LEAST_RECALL,
         description=described,

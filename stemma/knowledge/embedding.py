@@ -181,11 +181,8 @@ def _describe(folder: Path, name: str, settings: Settings) -> ModelSpec:
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     tokenizer = folder / "tokenizer.json"
     modules = folder / "modules.json"
-    missing = [name for name, there in (
-        ("modules.json", modules.is_file()),
-        ("tokenizer.json", tokenizer.is_file()),
-        ("weights", bool(weights)),
-    ) if not there]  # fmt: skip
+    present = {"modules.json": modules.is_file(), "tokenizer.json": tokenizer.is_file(), "weights": bool(weights)}
+    missing = [name for name, there in present.items() if not there]
     if missing:
         raise _unusable(folder, f"it lacks {', '.join(missing)}")
     try:
@@ -225,7 +222,11 @@ def _pooling_and_dimensions(folder: Path, modules: list[dict[str, Any]]) -> tupl
             dimensions = int(config["out_features"])
         else:
             dimensions = int(config.get("embedding_dimension") or config["word_embedding_dimension"])
-            modes = [key.removeprefix("pooling_mode_") for key, on in config.items() if key.startswith("pooling_mode_") and on]
+            modes = [
+                key.removeprefix("pooling_mode_")
+                for key, on in config.items()
+                if key.startswith("pooling_mode_") and on
+            ]
             pooling = str(config.get("pooling_mode") or "+".join(sorted(modes)))
     if dimensions < 1:
         raise ValueError("no pooling module says how many dimensions there are")
@@ -357,9 +358,7 @@ def _plan(connection: Connection, source: str | None, model_key: str) -> _Plan:
     return _Plan(sum(row[3] for row in rows), len(rows), missing, version.hexdigest())
 
 
-def _embed(
-    database: Database, embedder: Embedder, missing: list[_Text], progress: ReportProgress | None
-) -> None:
+def _embed(database: Database, embedder: Embedder, missing: list[_Text], progress: ReportProgress | None) -> None:
     size = embedder.batch_size * _BATCHES_PER_COMMIT
     slices = [missing[at : at + size] for at in range(0, len(missing), size)]
     total, done = sum(text.tokens for text in missing), 0
@@ -402,7 +401,8 @@ def _read_texts(database: Database, part: list[_Text]) -> dict[bytes, str]:
 def _write_vectors(database: Database, model_key: str, hashes: list[bytes], vectors: Vectors) -> None:
     with database.transaction() as connection, connection.cursor() as cursor:
         cursor.executemany(
-            "INSERT INTO embedding_cache (model_key, text_sha256, embedding) VALUES (%s, %s, %b) ON CONFLICT DO NOTHING",
+            "INSERT INTO embedding_cache (model_key, text_sha256, embedding) VALUES (%s, %s, %b)"
+            " ON CONFLICT DO NOTHING",
             [(model_key, sha256, vector) for sha256, vector in zip(hashes, vectors, strict=True)],
         )
 

@@ -15,7 +15,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,9 @@ RECALL_SAMPLE = 50
 # A change of a vector's or an index's form gets a new number; every generation is then built anew.
 _INDEX_FORMAT = 1
 _HNSW_M = 16
-_HNSW_EF_CONSTRUCTION = 64
+_HNSW_EF_CONSTRUCTION = 200
+_GRAPH_BYTES_PER_ROW = 3000
+_LEAST_BUILD_BYTES = 64 << 20
 _LARGEST_INCREMENT = 0.25
 _BUILD_LOCK = 0x5374656D496478
 _PURGE_LOCK_TIMEOUT = "5s"
@@ -244,9 +246,9 @@ def hnsw_recall(
             generation.table, generation.visible, sql.Literal(sample)
         )
     ).fetchall()
-    nearest = sql.SQL(
-        "SELECT embedding <=> %(query)b AS distance FROM {} WHERE {} ORDER BY distance LIMIT {}"
-    ).format(generation.table, generation.visible, sql.Literal(k))
+    nearest = sql.SQL("SELECT embedding <=> %(query)b AS distance FROM {} WHERE {} ORDER BY distance LIMIT {}").format(
+        generation.table, generation.visible, sql.Literal(k)
+    )
     # With a sort after the filter there is no index to use: OFFSET 0 keeps the two apart.
     exact = sql.SQL(
         "SELECT embedding <=> %(query)b AS distance FROM (SELECT embedding FROM {} WHERE {} OFFSET 0) v"
@@ -407,9 +409,7 @@ class _Build:
                 JOIN embedding_cache e ON e.model_key = {key} AND e.text_sha256 = c.embed_sha256
                 WHERE NOT c.retired AND NOT d.removed {condition}
                 ORDER BY c.id
-            """).format(
-                table=table, id=sql.Literal(self._id), key=sql.Literal(self._embedder.key), condition=condition
-            )
+            """).format(table=table, id=sql.Literal(self._id), key=sql.Literal(self._embedder.key), condition=condition)
         ).rowcount
 
     def _index_vectors(self, table: sql.Identifier, rows: int) -> None:
@@ -418,7 +418,7 @@ class _Build:
         create = sql.SQL(
             "CREATE INDEX ON {} USING hnsw (embedding vector_cosine_ops) WITH (m = {}, ef_construction = {})"
         ).format(table, sql.Literal(_HNSW_M), sql.Literal(_HNSW_EF_CONSTRUCTION))
-        _set_local(self._connection, "maintenance_work_mem", self._settings.index_build_memory)
+        _set_local(self._connection, "maintenance_work_mem", self._build_memory(rows))
         _set_local(self._connection, "max_parallel_maintenance_workers", "1")
         try:
             with self._connection.transaction():
@@ -429,6 +429,12 @@ class _Build:
             _set_local(self._connection, "max_parallel_maintenance_workers", "0")
             self._connection.execute(create)
         self._connection.execute(sql.SQL("ANALYZE {}").format(table))
+
+    def _build_memory(self, rows: int) -> str:
+        """What the graph of so many rows needs and the settings allow; a parallel build reserves all of it."""
+        needed = rows * (4 * self._embedder.dimensions + _GRAPH_BYTES_PER_ROW) + _LEAST_BUILD_BYTES
+        allowed = _count(self._connection, "SELECT pg_size_bytes(%s)", (self._settings.index_build_memory,))
+        return f"{min(needed, allowed) // 1024}kB"
 
     def _generation(self, vector_table: str) -> Generation:
         """What has been built so far, as readers will see it."""
@@ -453,7 +459,7 @@ class _Build:
             )
         ).fetchall()
         sources = dict(rows)
-        return _replace(draft, sources=sources, chunks=sum(sources.values()))
+        return replace(draft, sources=sources, chunks=sum(sources.values()))
 
     def _index_words(self, generation: Generation) -> LexicalIndex:
         folder = lexical_root(self._settings) / generation.lexical_dir
@@ -515,7 +521,8 @@ class _Build:
         }
         self._connection.execute(
             """
-            UPDATE index_generations SET state = 'ready', vector_table = %s, fingerprint = %s, manifest = %s WHERE id = %s
+            UPDATE index_generations SET state = 'ready', vector_table = %s, fingerprint = %s, manifest = %s
+            WHERE id = %s
             """,
             (generation.vector_table, generation.fingerprint, Jsonb(manifest), generation.id),
         )
@@ -527,12 +534,6 @@ class _Build:
             """,
             (generation.id,),
         )
-
-
-def _replace(generation: Generation, **changes: Any) -> Generation:
-    from dataclasses import replace
-
-    return replace(generation, **changes)
 
 
 def _not_in(table: sql.Identifier) -> sql.Composable:

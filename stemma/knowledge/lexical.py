@@ -26,14 +26,13 @@ _WRITER_HEAP_BYTES = 128_000_000
 
 # The English list of the Snowball project (BSD). tantivy's own has 33 words and lets "how", "what" and "do" count.
 _STOP_WORDS = """
-    i me my myself we our ours ourselves you your yours yourself yourselves he him his himself she her
-    hers herself it its itself they them their theirs themselves what which who whom this that these
-    those am is are was were be been being have has had having do does did doing a an the and but if or
-    because as until while of at by for with about against between into through during before after
-    above below to from up down in out on off over under again further then once here there when where
-    why how all any both each few more most other some such no nor not only own same so than too very s
-    t can will just don should now
-""".split()
+    i me my myself we our ours ourselves you your yours yourself yourselves he him his himself she her hers
+    herself it its itself they them their theirs themselves what which who whom this that these those am is are
+    was were be been being have has had having do does did doing a an the and but if or because as until while of
+    at by for with about against between into through during before after above below to from up down in out on
+    off over under again further then once here there when where why how all any both each few more most other
+    some such no nor not only own same so than too very s t can will just don should now
+"""
 
 
 @cache
@@ -46,7 +45,7 @@ def _analyzer() -> tantivy.TextAnalyzer:
         .filter(Filter.remove_long(_LONGEST_WORD))
         .filter(Filter.lowercase())
         .filter(Filter.ascii_fold())
-        .filter(Filter.custom_stopword(_STOP_WORDS))
+        .filter(Filter.custom_stopword(_STOP_WORDS.split()))
         .filter(Filter.stemmer("english"))
         .build()
     )
@@ -149,10 +148,12 @@ class LexicalIndex:
         counts = Counter(_analyzer().analyze(query))
         if not counts:
             return None
-        return Query.boolean_query([
-            (Occur.Should, Query.boost_query(Query.term_query(self._schema, "body", word, "freq"), float(count)))
-            for word, count in counts.items()
-        ])
+        return Query.boolean_query(
+            [
+                (Occur.Should, Query.boost_query(Query.term_query(self._schema, "body", word, "freq"), float(count)))
+                for word, count in counts.items()
+            ]
+        )
 
     def _within(
         self, field: str, values: Sequence[str] | Sequence[int], words: tantivy.Query, *, required: bool
@@ -161,15 +162,21 @@ class LexicalIndex:
         from tantivy import Occur, Query
 
         allowed = Query.const_score_query(Query.term_set_query(self._schema, field, list(values)), 0.0)
-        return Query.boolean_query([
-            (Occur.Must, allowed),
-            (Occur.Must if required else Occur.Should, words),
-        ])
+        return Query.boolean_query(
+            [
+                (Occur.Must, allowed),
+                (Occur.Must if required else Occur.Should, words),
+            ]
+        )
 
     def _run(self, query: tantivy.Query, limit: int) -> list[tuple[int, float]]:
         hits = self._searcher.search(query, limit, count=False).hits
         ids = self._searcher.fast_field_values("chunk_id", [address for _, address in hits])
-        return [(int(chunk_id), float(score)) for (score, _), chunk_id in zip(hits, ids, strict=True) if chunk_id is not None]
+        return [
+            (int(chunk_id), float(score))
+            for (score, _), chunk_id in zip(hits, ids, strict=True)
+            if chunk_id is not None
+        ]
 
 
 def highlight(query: str, text: str) -> tuple[tuple[int, int], ...]:

@@ -13,9 +13,9 @@ import json
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar, get_args
 
 import psycopg
@@ -23,7 +23,7 @@ from psycopg import sql
 
 from stemma.errors import InvalidInput, Unavailable
 from stemma.knowledge.embedding import Vectors
-from stemma.knowledge.generations import Generation, active, lexical_root
+from stemma.knowledge.generations import Generation, active, lexical_root, previous
 from stemma.knowledge.lexical import LexicalIndex, highlight
 from stemma.knowledge.models import Citation, Hit, SearchMode, SearchPage
 from stemma.knowledge.onnx_query import QueryEncoder, open_query_encoder
@@ -133,10 +133,17 @@ class Searcher:
         if position is not None and position.digest != request.digest:
             raise _bad_cursor("it belongs to another query")
         page = self._database.read(lambda connection: self._retrying(connection, request, position))
-        return _timed(page, started)
+        return replace(page, took_ms=(time.perf_counter() - started) * 1000)
 
-    def rank(self, connection: Connection, generation: Generation, query: str, *, mode: SearchMode = "hybrid",
-             sources: tuple[str, ...] | None = None) -> list[Candidate]:  # fmt: skip
+    def rank(
+        self,
+        connection: Connection,
+        generation: Generation,
+        query: str,
+        *,
+        mode: SearchMode = "hybrid",
+        sources: tuple[str, ...] | None = None,
+    ) -> list[Candidate]:
         """The whole ranking of one generation as `connection` sees it, also of one that is not yet active."""
         return self._rank(connection, generation, _Request(query, LARGEST_PAGE, sources, mode))
 
@@ -269,10 +276,14 @@ def _required(generation: Generation | None) -> Generation:
 
 
 def _pinned(connection: Connection, position: _Position | None) -> Generation:
+    """The generation that answers: the active one, or the one that the pages before came from while it is kept."""
     generation = _required(active(connection))
-    if position is not None and position.generation != generation.id:
+    if position is None or position.generation == generation.id:
+        return generation
+    before = previous(connection)
+    if before is None or position.generation != before.id:
         raise _bad_cursor("the index has been renewed since")
-    return generation
+    return before
 
 
 def _check_sources(connection: Connection, generation: Generation, sources: tuple[str, ...] | None) -> None:
@@ -381,7 +392,7 @@ def _scaled(scores: dict[int, float]) -> dict[int, float]:
     return {chunk_id: (score - low) / spread if spread > 0 else 0.0 for chunk_id, score in scores.items()}
 
 
-def _ordered(candidates: Any) -> list[Candidate]:
+def _ordered(candidates: Iterable[Candidate]) -> list[Candidate]:
     return sorted(candidates, key=lambda candidate: (-candidate.score, candidate.chunk_id))
 
 
@@ -420,9 +431,3 @@ def _hit(query: str, candidate: Candidate, row: Sequence[Any]) -> Hit:
             document_sha256=sha256,
         ),
     )
-
-
-def _timed(page: SearchPage, started: float) -> SearchPage:
-    from dataclasses import replace
-
-    return replace(page, took_ms=(time.perf_counter() - started) * 1000)

@@ -104,7 +104,9 @@ def test_a_missing_or_damaged_index_is_said_clearly(tmp_path: Path, index: Lexic
         LexicalIndex.open(tmp_path / "index")
 
 
-_words = st.lists(st.sampled_from(["index", "vector", "running", "café", "create_index", "x1"]), min_size=1, max_size=12)
+_words = st.lists(
+    st.sampled_from(["index", "vector", "running", "café", "create_index", "x1"]), min_size=1, max_size=12
+)
 
 
 @hypothesis_settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])

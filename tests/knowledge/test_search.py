@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,28 +38,25 @@ def reindex(database: Database, settings: Settings, embedder: Embedder) -> Calla
 
 
 @pytest.fixture
-def shelf(library: Any, reindex: Callable[[], int]) -> int:
-    """Three sources of unlike size about animals; returns the generation."""
-    for number in range(12):
-        library.write(f"big/{number}", *(f"The badger of field {number} digs tunnel {at}." for at in range(20)), source="big")
+def indexed(library: Any, reindex: Callable[[], int]) -> int:
+    """A small index of the test's own; returns its generation."""
     library.write("mid/otter", *(f"An otter swims in river {at}." for at in range(30)), source="mid")
     library.write("small/owl", "The owl hunts at night.", "Owls turn their heads.", source="small")
     return reindex()
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_hits_are_ranked_cited_and_quote_their_documents(
-    database: Database, searcher: Searcher, shelf: int, mode: SearchMode
-) -> None:
-    page = searcher.search("where does the otter swim", mode=mode, k=5)
+def test_hits_are_ranked_cited_and_quote_their_documents(shelf: Any, mode: SearchMode) -> None:
+    page = shelf.searcher.search("where does the otter swim", mode=mode, k=5)
     assert len(page.hits) == 5
-    assert (page.generation, page.mode) == (shelf, mode)
+    assert (page.generation, page.mode) == (shelf.generation, mode)
     assert [hit.score for hit in page.hits] == sorted((hit.score for hit in page.hits), reverse=True)
-    with database.snapshot() as connection:
+    with shelf.database.snapshot() as connection:
         for hit in page.hits:
             cited = hit.citation
             row = connection.execute(
-                "SELECT substr(text, %s, %s), encode(text_sha256, 'hex'), source, uri, title FROM documents WHERE id = %s",
+                "SELECT substr(text, %s, %s), encode(text_sha256, 'hex'), source, uri, title"
+                " FROM documents WHERE id = %s",
                 (cited.start + 1, cited.end - cited.start, cited.document_id),
             ).fetchone()
             assert row == (hit.text, cited.document_sha256, cited.source, cited.uri, cited.title)
@@ -71,16 +68,14 @@ def test_hits_are_ranked_cited_and_quote_their_documents(
         assert {"otter", "swims"} <= set(words)
 
 
-def test_hybrid_scores_are_the_weighted_sum_of_exact_scores(
-    database: Database, searcher: Searcher, shelf: int
-) -> None:
+def test_hybrid_scores_are_the_weighted_sum_of_exact_scores(shelf: Any) -> None:
     query = "an otter in river 7"
-    with database.snapshot() as connection:
+    with shelf.database.snapshot() as connection:
         generation = active(connection)
         assert generation is not None
-        fused = searcher.rank(connection, generation, query)
-        dense = {c.chunk_id: c.dense for c in searcher.rank(connection, generation, query, mode="dense")}
-        lexical = {c.chunk_id: c.lexical for c in searcher.rank(connection, generation, query, mode="lexical")}
+        fused = shelf.searcher.rank(connection, generation, query)
+        dense = {c.chunk_id: c.dense for c in shelf.searcher.rank(connection, generation, query, mode="dense")}
+        lexical = {c.chunk_id: c.lexical for c in shelf.searcher.rank(connection, generation, query, mode="lexical")}
     assert {candidate.chunk_id for candidate in fused} == set(dense) | set(lexical)
     scores = {c.chunk_id: (c.dense or 0.0, c.lexical or 0.0) for c in fused}
     for chunk_id, value in dense.items():
@@ -96,38 +91,41 @@ def test_hybrid_scores_are_the_weighted_sum_of_exact_scores(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_pages_walk_the_whole_ranking_once(searcher: Searcher, shelf: int, mode: SearchMode) -> None:
+def test_pages_walk_the_whole_ranking_once(shelf: Any, mode: SearchMode) -> None:
     found: list[int] = []
     cursor = None
     while True:
-        page = searcher.search("badger field tunnel", mode=mode, k=17, cursor=cursor)
+        page = shelf.searcher.search("badger field tunnel", mode=mode, k=17, cursor=cursor)
         found += [hit.chunk_id for hit in page.hits]
         cursor = page.next_cursor
         if cursor is None:
             break
     assert len(found) == len(set(found)) == sum(page.facets.values()) >= DEPTH
-    assert found == [hit.chunk_id for hit in searcher.search("badger field tunnel", mode=mode, k=100).hits] + found[100:]
+    assert (
+        found
+        == [hit.chunk_id for hit in shelf.searcher.search("badger field tunnel", mode=mode, k=100).hits] + found[100:]
+    )
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("sources", "most"), [(["small"], 2), (["mid"], 30), (["big", "small"], 242)])
 def test_a_filter_holds_and_never_shortens_the_answer(
-    searcher: Searcher, shelf: int, mode: SearchMode, sources: list[str], most: int
+    shelf: Any, mode: SearchMode, sources: list[str], most: int
 ) -> None:
-    page = searcher.search("badger otter owl", mode=mode, k=20, sources=sources)
+    page = shelf.searcher.search("badger otter owl", mode=mode, k=20, sources=sources)
     assert len(page.hits) == min(20, most)
     assert {hit.citation.source for hit in page.hits} <= set(sources)
     assert set(page.facets) <= set(sources)
 
 
-def test_facets_count_the_candidates_by_source(searcher: Searcher, shelf: int) -> None:
-    facets = searcher.search("otter", mode="lexical", k=1).facets
+def test_facets_count_the_candidates_by_source(shelf: Any) -> None:
+    facets = shelf.searcher.search("otter", mode="lexical", k=1).facets
     assert facets == {"mid": 30}
 
 
-def test_a_query_of_stop_words_alone_still_answers_by_meaning(searcher: Searcher, shelf: int) -> None:
-    assert searcher.search("what is it", mode="hybrid").hits
-    assert searcher.search("what is it", mode="lexical").hits == ()
+def test_a_query_of_stop_words_alone_still_answers_by_meaning(shelf: Any) -> None:
+    assert shelf.searcher.search("what is it", mode="hybrid").hits
+    assert shelf.searcher.search("what is it", mode="lexical").hits == ()
 
 
 def test_equal_scores_are_ordered_by_chunk(searcher: Searcher, library: Any, reindex: Callable[[], int]) -> None:
@@ -155,16 +153,14 @@ def test_equal_scores_are_ordered_by_chunk(searcher: Searcher, library: Any, rei
         ({"query": "owl", "cursor": "bm90anNvbg"}, "cursor_invalid", "cursor"),
     ],
 )
-def test_bad_requests_name_the_field(
-    searcher: Searcher, shelf: int, arguments: dict[str, Any], code: str, field: str
-) -> None:
+def test_bad_requests_name_the_field(shelf: Any, arguments: dict[str, Any], code: str, field: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        searcher.search(**arguments)
+        shelf.searcher.search(**arguments)
     assert (caught.value.code, caught.value.field) == (code, field)
 
 
 def test_a_cursor_is_bound_to_its_query_and_generation(
-    searcher: Searcher, shelf: int, library: Any, reindex: Callable[[], int]
+    searcher: Searcher, indexed: int, library: Any, reindex: Callable[[], int]
 ) -> None:
     cursor = searcher.search("otter", k=5).next_cursor
     assert cursor is not None
@@ -174,32 +170,38 @@ def test_a_cursor_is_bound_to_its_query_and_generation(
         assert caught.value.code == "cursor_invalid"
     library.write("new", "A hedgehog sleeps.", source="small")
     reindex()
+    assert searcher.search("otter", k=5, cursor=cursor).generation == indexed
+    library.write("newer", "A dormouse sleeps.", source="small")
+    reindex()
     with pytest.raises(InvalidInput, match="renewed"):
         searcher.search("otter", k=5, cursor=cursor)
 
 
 _json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=8), lambda inner: st.lists(inner, max_size=4), max_leaves=6
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4),
+    max_leaves=6,
 )
 
 
 @hypothesis_settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(cursor=st.text(min_size=1, max_size=40) | _json_values.map(
-    lambda value: base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
-))
-def test_no_cursor_breaks_the_search(searcher: Searcher, shelf: int, cursor: str) -> None:
+@given(
+    cursor=st.text(min_size=1, max_size=40)
+    | _json_values.map(lambda value: base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("="))
+)
+def test_no_cursor_breaks_the_search(shelf: Any, cursor: str) -> None:
     with pytest.raises(InvalidInput):
-        searcher.search("otter", cursor=cursor)
+        shelf.searcher.search("otter", cursor=cursor)
 
 
 @hypothesis_settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(query=st.text(min_size=1, max_size=60).filter(lambda text: text.strip() and "\0" not in text))
-def test_any_text_can_be_searched_for(searcher: Searcher, shelf: int, query: str) -> None:
-    assert len(searcher.search(query, k=3).hits) == 3
+def test_any_text_can_be_searched_for(shelf: Any, query: str) -> None:
+    assert len(shelf.searcher.search(query, k=3).hits) == 3
 
 
 def test_a_registered_source_without_documents_is_empty_not_unknown(
-    database: Database, searcher: Searcher, shelf: int
+    database: Database, searcher: Searcher, indexed: int
 ) -> None:
     with database.transaction() as connection:
         connection.execute("INSERT INTO knowledge_sources (name, kind) VALUES ('bare', 'folder')")
@@ -216,7 +218,7 @@ def test_before_the_first_index_search_says_what_to_run(searcher: Searcher) -> N
 
 
 def test_without_its_encoder_search_fails_instead_of_answering_by_words_alone(
-    database: Database, settings: Settings, shelf: int, embedder: Embedder
+    database: Database, settings: Settings, indexed: int, embedder: Embedder
 ) -> None:
     (query_encoder_folder(settings, embedder.key) / "query.int8.onnx").unlink()
     searcher = Searcher(database, settings)
@@ -231,7 +233,7 @@ def test_without_its_encoder_search_fails_instead_of_answering_by_words_alone(
 
 
 def test_search_outlives_the_loss_of_its_connections(
-    database: Database, settings: Settings, shelf: int, searcher: Searcher
+    database: Database, settings: Settings, indexed: int, searcher: Searcher
 ) -> None:
     searcher.warm()
     failures: list[BaseException] = []
@@ -281,18 +283,14 @@ sys.exit(f"imported {heavy}" if heavy else 0)
 """
 
 
-def test_searching_imports_neither_torch_nor_transformers(shelf: int) -> None:
+def test_searching_imports_neither_torch_nor_transformers(indexed: int) -> None:
     subprocess.run([sys.executable, "-c", _WITHOUT_TORCH], env=os.environ, check=True)
 
 
-@pytest.fixture
-def owl_question(shelf: int) -> Iterator[Question]:
-    yield Question("when does the owl hunt", "small/owl", "hunts at night")
-
-
-def test_golden_questions_are_scored_by_their_exact_quote(searcher: Searcher, owl_question: Question) -> None:
+def test_golden_questions_are_scored_by_their_exact_quote(shelf: Any) -> None:
+    present = Question("when does the owl hunt", "small/owl", "hunts at night")
     absent = Question("when does the owl hunt", "small/owl", "hunts in daylight")
-    found, missed = ask(searcher, [owl_question, absent])
+    found, missed = ask(shelf.searcher, [present, absent])
     assert found.rank is not None
     assert found.first_uri is not None
     assert missed.rank is None
