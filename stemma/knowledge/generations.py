@@ -41,7 +41,7 @@ RECALL_SAMPLE = 50
 
 # A change of a vector's or an index's form gets a new number; every generation is then built anew.
 _INDEX_FORMAT = 1
-_HNSW_M = 16
+_HNSW_M = 24
 _HNSW_EF_CONSTRUCTION = 200
 _GRAPH_BYTES_PER_ROW = 3000
 _LEAST_BUILD_BYTES = 64 << 20
@@ -591,11 +591,14 @@ def _bury_unfinished(connection: Connection) -> None:
 
 
 def _is_served(connection: Connection, settings: Settings, current: Generation, model_key: str) -> bool:
-    return (
-        current.fingerprint == fingerprint(connection, model_key)
-        and (lexical_root(settings) / current.lexical_dir).is_dir()
-        and has_query_encoder(settings, model_key)
-    )
+    """Whether the generation holds the current chunks under this model, and its files can be opened."""
+    if current.fingerprint != fingerprint(connection, model_key):
+        return False
+    try:
+        lexical = LexicalIndex.open(lexical_root(settings) / current.lexical_dir)
+    except Unavailable:
+        return False
+    return len(lexical) == current.chunks and has_query_encoder(settings, model_key)
 
 
 def _begin(connection: Connection, embedder: Embedder) -> int:

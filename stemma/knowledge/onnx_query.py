@@ -41,12 +41,16 @@ def query_encoder_folder(settings: Settings, model_key: str) -> Path:
 
 
 def has_query_encoder(settings: Settings, model_key: str) -> bool:
-    """Whether the query graph of this model is there; its folder appears whole or not at all."""
-    return (query_encoder_folder(settings, model_key) / _FACTS).is_file()
+    """Whether the query graph of this model is there and can be loaded."""
+    try:
+        open_query_encoder(settings, model_key)
+    except Unavailable:
+        return False
+    return True
 
 
 def export_query_encoder(settings: Settings, embedder: Embedder) -> Path:
-    """Make the query graph of the embedder's model unless it is there; takes seconds. Returns its folder.
+    """Make the query graph of the embedder's model unless a sound one is there; takes seconds. Returns its folder.
 
     Raises CheckFailed when the graph does not answer as the model does: queries and passages must meet in one space.
     """

@@ -224,7 +224,7 @@ def test_a_missing_or_damaged_query_encoder_is_said_clearly(settings: Settings, 
         open_query_encoder(settings, "0" * 16)
     assert caught.value.code == "query_encoder_unavailable"
     (query_encoder_folder(settings, embedder.key) / "query.int8.onnx").write_bytes(b"damaged")
-    assert has_query_encoder(settings, embedder.key)
+    assert not has_query_encoder(settings, embedder.key)
     with pytest.raises(Unavailable) as caught:
         open_query_encoder(settings, embedder.key)
     assert caught.value.code == "query_encoder_unavailable"

@@ -266,15 +266,23 @@ def test_whatever_happened_before_a_build_serves_each_current_chunk_once(
     _require_sound(database)
 
 
+@pytest.mark.parametrize("lost", ["lexical index", "query encoder"])
 def test_lost_files_are_made_again(
-    database: Database, settings: Settings, library: Any, build: Callable[..., GenerationReport], searcher: Searcher
+    settings: Settings,
+    library: Any,
+    build: Callable[..., GenerationReport],
+    searcher: Searcher,
+    embedder: Embedder,
+    lost: str,
 ) -> None:
     library.write("a", *PARAGRAPHS)
     first = build()
-    shutil.rmtree(lexical_root(settings))
-    with pytest.raises(Unavailable) as caught:
+    if lost == "lexical index":
+        shutil.rmtree(lexical_root(settings))
+    else:
+        (query_encoder_folder(settings, embedder.key) / "query.int8.onnx").write_bytes(b"damaged")
+    with pytest.raises(Unavailable):
         searcher.search("subject1")
-    assert caught.value.code == "index_files_missing"
     second = build()
     assert second.built
     assert (second.added, second.fingerprint) == (0, first.fingerprint)
