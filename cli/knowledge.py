@@ -11,6 +11,7 @@ from rich.text import Text
 
 from cli.output import Json, moment, out, print_json, print_table, printable, say
 from cli.session import open_studio
+from stemma.errors import NotFound
 from stemma.knowledge.models import Hit, Source
 
 sources_app = typer.Typer(name="sources", help="Where documents come from.", no_args_is_help=True)
@@ -96,6 +97,9 @@ def add_source(
     """Register a folder, or a list of files, as a source; `stemma materialize '*' -p NAME` reads it."""
     from stemma.knowledge import sources
 
+    for path in paths:
+        if not path.expanduser().exists():
+            raise NotFound("path_missing", f"There is no file or folder {path}.", field="PATHS")
     locations = tuple(str(path.expanduser().resolve()) for path in paths)
     kind = "folder" if len(paths) == 1 and Path(locations[0]).is_dir() else "files"
     source = Source(name, kind, locations)

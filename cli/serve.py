@@ -104,7 +104,7 @@ def _stop_database(settings: Settings) -> None:
 
 
 def down(
-    force: bool = typer.Option(False, "--force", help="Stop it even while another process uses it."),
+    force: Annotated[bool, typer.Option("--force", help="Stop it even while another process uses it.")] = False,
     as_json: Json = False,
 ) -> None:
     """Stop the embedded Postgres now instead of a minute after its last use."""
@@ -129,5 +129,7 @@ def doctor(as_json: Json = False) -> None:
         rows = [(Text(f.level, style=colour[f.level]), f.name, f.what, f.mend) for f in findings]
         print_table("Doctor", ("", "what", "found", "to do"), rows, empty="Nothing was examined.")
     failed = [finding.name for finding in findings if finding.level == "fail"]
+    if failed and as_json:
+        raise typer.Exit(CheckFailed.exit_code)
     if failed:
         raise CheckFailed("machine_not_ready", f"To mend: {', '.join(failed)}.")

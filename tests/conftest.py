@@ -75,6 +75,26 @@ def server(new_home: Callable[[], Path]) -> Iterator[DatabaseUrls]:
 
 
 @pytest.fixture(scope="session")
+def bare_server(new_home: Callable[[], Path]) -> Iterator[dict[str, str]]:
+    """The URLs of a server whose installation lacks pgvector."""
+    place = new_home()
+    package = embedded.binaries().parents[1]
+    installation = place / package.name / embedded.binaries().parent.name
+    shutil.copytree(embedded.binaries().parent, installation, ignore=shutil.ignore_patterns("include", "*.a"))
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, place / libraries.name)
+    for control in installation.rglob("vector.control"):
+        control.unlink()
+    settings = Settings(home=place / "home", postgres_shared_buffers="16MB")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedded, "binaries", lambda: installation / "bin")
+        urls = embedded.ensure_running(settings)
+    yield urls
+    embedded.stop(settings, force=True)
+
+
+@pytest.fixture(scope="session")
 def new_database(server: DatabaseUrls) -> Callable[[], DatabaseUrls]:
     """Make databases: each call clones the migrated template, with an empty database for Dagster beside it."""
 

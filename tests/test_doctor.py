@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -36,26 +34,6 @@ def _by_name(settings: Settings) -> dict[str, Finding]:
     assert len(named) == len(findings)
     assert all(finding.mend for finding in findings if finding.level != "ok"), "whatever is amiss can be mended"
     return named
-
-
-@pytest.fixture(scope="module")
-def bare_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The URLs of a server whose installation lacks pgvector."""
-    place = tmp_path_factory.mktemp("bare")
-    package = embedded.binaries().parents[1]
-    installation = place / package.name / embedded.binaries().parent.name
-    shutil.copytree(embedded.binaries().parent, installation, ignore=shutil.ignore_patterns("include", "*.a"))
-    libraries = package.with_name(f"{package.name}.libs")
-    if libraries.is_dir():
-        shutil.copytree(libraries, place / libraries.name)
-    for control in installation.rglob("vector.control"):
-        control.unlink()
-    settings = Settings(home=place / "home", postgres_shared_buffers="16MB")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embedded, "binaries", lambda: installation / "bin")
-        urls = embedded.ensure_running(settings)
-    yield urls
-    embedded.stop(settings, force=True)
 
 
 def _external(home: Path, urls: dict[str, str], database: str = "stemma") -> Settings:
