@@ -14,7 +14,6 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar, get_args
 
@@ -41,7 +40,6 @@ DENSE_WEIGHT = 0.55
 _NARROW_SHARE = 0.03
 _FEW_ROWS = 1000
 _OPEN_GENERATIONS = 3
-_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +104,6 @@ class Searcher:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._settings = settings
-        self._threads = ThreadPoolExecutor(_THREADS, "lexical-search")
         self._encoders = _Recent[str, QueryEncoder](_OPEN_GENERATIONS)
         self._lexical = _Recent[str, LexicalIndex](_OPEN_GENERATIONS)
 
@@ -162,8 +159,9 @@ class Searcher:
         self._database.read(open_files)
 
     def close(self) -> None:
-        """Stop the threads; the database stays open."""
-        self._threads.shutdown()
+        """Let go of the opened files; the database stays open."""
+        self._encoders.clear()
+        self._lexical.clear()
 
     def _retrying(self, connection: Connection, request: _Request, position: _Position | None) -> SearchPage:
         """Two swaps during one query take its generation away; the newest then answers instead."""
@@ -196,13 +194,9 @@ class Searcher:
     def _rank(self, connection: Connection, generation: Generation, request: _Request) -> list[Candidate]:
         if generation.chunks == 0:
             return []
-        words: Future[list[tuple[int, float]]] | None = None
-        index: LexicalIndex | None = None
-        if request.mode != "dense":
-            index = self._index(generation)
-            words = self._threads.submit(index.search, request.query, DEPTH, request.sources)
+        index = self._index(generation) if request.mode != "dense" else None
+        by_words = dict(index.search(request.query, DEPTH, request.sources)) if index is not None else {}
         vector = self._encoder(generation).encode(request.query) if request.mode != "lexical" else None
-        by_words = dict(words.result()) if words is not None else {}
         if vector is None:
             sources = _sources_of(connection, generation, list(by_words))
             return _ordered(
@@ -235,6 +229,10 @@ class _Recent(Generic[K, T]):
         self._size = size
         self._lock = threading.Lock()
         self._values: OrderedDict[K, T] = OrderedDict()
+
+    def clear(self) -> None:
+        with self._lock:
+            self._values.clear()
 
     def get(self, key: K, make: Callable[[], T]) -> T:
         with self._lock:
