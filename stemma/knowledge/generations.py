@@ -38,6 +38,7 @@ VERSION = "1"
 NEVER = 9223372036854775807
 LEAST_RECALL = 0.95
 RECALL_SAMPLE = 50
+CANDIDATES = 100
 
 # A change of a vector's or an index's form gets a new number; every generation is then built anew.
 _INDEX_FORMAT = 1
@@ -75,6 +76,14 @@ class Generation:
     def table(self) -> sql.Identifier:
         """The vector table, safe to put into a statement."""
         return sql.Identifier(self.vector_table)
+
+    @property
+    def nearness(self) -> sql.Composed:
+        """The distance to the parameter `vector` that the HNSW index orders by: half precision, half the memory.
+
+        Callers take more candidates than they need and rank them by the exact `embedding <=> vector`.
+        """
+        return sql.SQL("embedding::halfvec({d}) <=> %(vector)b::halfvec({d})").format(d=sql.Literal(self.dimensions))
 
     @property
     def visible(self) -> sql.Composable:
@@ -246,20 +255,22 @@ def hnsw_recall(
             generation.table, generation.visible, sql.Literal(sample)
         )
     ).fetchall()
-    nearest = sql.SQL("SELECT embedding <=> %(query)b AS distance FROM {} WHERE {} ORDER BY distance LIMIT {}").format(
-        generation.table, generation.visible, sql.Literal(k)
-    )
-    # With a sort after the filter there is no index to use: OFFSET 0 keeps the two apart.
-    exact = sql.SQL(
-        "SELECT embedding <=> %(query)b AS distance FROM (SELECT embedding FROM {} WHERE {} OFFSET 0) v"
-        " ORDER BY distance LIMIT {}"
-    ).format(generation.table, generation.visible, sql.Literal(k))
+    nearest = sql.SQL("""
+        SELECT distance FROM (
+            SELECT embedding <=> %(vector)b AS distance FROM {} WHERE {} ORDER BY {} LIMIT {}
+        ) v ORDER BY distance LIMIT {}
+    """).format(generation.table, generation.visible, generation.nearness, sql.Literal(CANDIDATES), sql.Literal(k))
+    # OFFSET 0 keeps the filter apart from the order, so that there is no index to use.
+    exact = sql.SQL("""
+        SELECT embedding <=> %(vector)b AS distance FROM (SELECT embedding FROM {} WHERE {} OFFSET 0) v
+        ORDER BY distance LIMIT {}
+    """).format(generation.table, generation.visible, sql.Literal(k))
     connection.execute("SET LOCAL enable_seqscan = off")
     connection.execute("SET LOCAL enable_sort = off")
     found = wanted = 0
     for (query,) in queries:
-        true = [row[0] for row in connection.execute(exact, {"query": query}, prepare=False)]
-        near = [row[0] for row in connection.execute(nearest, {"query": query}, prepare=False)]
+        true = [row[0] for row in connection.execute(exact, {"vector": query}, prepare=False)]
+        near = [row[0] for row in connection.execute(nearest, {"vector": query}, prepare=False)]
         found += sum(distance <= true[-1] + 1e-6 for distance in near)
         wanted += len(true)
     connection.execute("SET LOCAL enable_seqscan = on")
@@ -416,8 +427,11 @@ class _Build:
         self._connection.execute(sql.SQL("CREATE INDEX ON {} (chunk_id)").format(table))
         self._connection.execute(sql.SQL("CREATE INDEX ON {} (source)").format(table))
         create = sql.SQL(
-            "CREATE INDEX ON {} USING hnsw (embedding vector_cosine_ops) WITH (m = {}, ef_construction = {})"
-        ).format(table, sql.Literal(_HNSW_M), sql.Literal(_HNSW_EF_CONSTRUCTION))
+            "CREATE INDEX ON {} USING hnsw ((embedding::halfvec({})) halfvec_cosine_ops)"
+            " WITH (m = {}, ef_construction = {})"
+        ).format(
+            table, sql.Literal(self._embedder.dimensions), sql.Literal(_HNSW_M), sql.Literal(_HNSW_EF_CONSTRUCTION)
+        )
         _set_local(self._connection, "maintenance_work_mem", self._build_memory(rows))
         _set_local(self._connection, "max_parallel_maintenance_workers", "1")
         try:

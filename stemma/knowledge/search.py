@@ -22,7 +22,7 @@ from psycopg import sql
 
 from stemma.errors import InvalidInput, Unavailable
 from stemma.knowledge.embedding import Vectors
-from stemma.knowledge.generations import Generation, active, lexical_root, previous
+from stemma.knowledge.generations import CANDIDATES, Generation, active, lexical_root, previous
 from stemma.knowledge.lexical import LexicalIndex, highlight
 from stemma.knowledge.models import Citation, Hit, SearchMode, SearchPage
 from stemma.knowledge.onnx_query import QueryEncoder, open_query_encoder
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 LONGEST_QUERY = 2000
 LARGEST_PAGE = 100
-DEPTH = 100
+DEPTH = CANDIDATES
 DENSE_WEIGHT = 0.55
 
 # Under a filter narrower than this share, or over fewer rows, an exact scan is faster than HNSW and misses nothing.
@@ -338,7 +338,7 @@ def _scan(
             WITH nearest AS MATERIALIZED (
                 SELECT chunk_id, source, embedding <=> %(vector)b AS distance
                 FROM (SELECT chunk_id, source, embedding FROM {table} WHERE {visible} {filter} {fence}) v
-                ORDER BY embedding <=> %(vector)b LIMIT {depth}
+                ORDER BY {order} LIMIT {depth}
             )
             SELECT chunk_id, source, distance, true FROM nearest
             UNION ALL
@@ -349,6 +349,7 @@ def _scan(
             visible=generation.visible,
             filter=sql.SQL("AND source = ANY(%(sources)s)" if sources is not None else ""),
             fence=sql.SQL("OFFSET 0" if exact else ""),
+            order=sql.SQL("distance") if exact else generation.nearness,
             depth=sql.Literal(DEPTH),
         ),
         {"vector": vector, "also": also, "sources": list(sources or ())},
