@@ -1,6 +1,6 @@
 """Questions with known answers: how well the index answers them, and a gate for new generations.
 
-A question counts as answered by the first hit that holds the expected quote, exactly.
+A question counts as answered by the first hit that holds, word for word, one of the passages that answer it.
 """
 
 from __future__ import annotations
@@ -23,22 +23,33 @@ _DEPTH = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """A question, the document that answers it and the words of the answer."""
+class Passage:
+    """Words of a document that answer a question."""
 
-    question: str
     uri: str
     quote: str
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What the index answered: the rank of the expected quote (1 is best), None when it is not among the first ten."""
+class Question:
+    """A question and every passage that was judged to answer it."""
 
     question: str
-    uri: str
-    quote: str
+    answers: tuple[Passage, ...]
+
+    def answered_by(self, hit: Hit) -> Passage | None:
+        """The passage that this hit holds, if any."""
+        held = (p for p in self.answers if p.uri == hit.citation.uri and p.quote in hit.text)
+        return next(held, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the index answered: the rank of the first hit that answers (1 is best), None when none of ten does."""
+
+    question: str
     rank: int | None
+    passage: Passage | None
     first_uri: str | None
     first_text: str | None
 
@@ -53,14 +64,17 @@ class Score:
 
 
 def load_questions(path: Path = QUESTIONS) -> tuple[Question, ...]:
-    """Read a YAML list of {question, uri, quote}; raises InvalidInput when it is not one."""
+    """Read a YAML list of {question, answers: [{uri, quote}]}; raises InvalidInput when it is not one."""
     try:
-        return tuple(Question(**entry) for entry in yaml.safe_load(path.read_text("utf-8")))
-    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+        return tuple(
+            Question(entry["question"], tuple(Passage(**answer) for answer in entry["answers"]))
+            for entry in yaml.safe_load(path.read_text("utf-8"))
+        )
+    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise InvalidInput(
             "questions_unreadable",
             f"{path} is not a list of questions: {error}.",
-            hint="Each entry has question, uri and quote.",
+            hint="Each entry has a question and answers, each with uri and quote.",
         ) from error
 
 
@@ -87,10 +101,10 @@ def golden_gate(searcher: Searcher, questions: Sequence[Question], *, least_hit_
     def gate(connection: Connection, generation: Generation) -> None:
         rows = connection.execute(
             "SELECT DISTINCT uri FROM documents WHERE NOT removed AND uri = ANY(%s)",
-            ([question.uri for question in questions],),
+            ([passage.uri for question in questions for passage in question.answers],),
         ).fetchall()
         present = {uri for (uri,) in rows}
-        asked = [question for question in questions if question.uri in present]
+        asked = [q for q in questions if any(passage.uri in present for passage in q.answers)]
         answers = []
         for question in asked:
             ranking = searcher.rank(connection, generation, question.question)[:_DEPTH]
@@ -107,13 +121,13 @@ def golden_gate(searcher: Searcher, questions: Sequence[Question], *, least_hit_
 
 
 def _answer(question: Question, hits: Sequence[Hit]) -> Answer:
-    rank = next((number for number, hit in enumerate(hits, start=1) if question.quote in hit.text), None)
+    held = ((number, question.answered_by(hit)) for number, hit in enumerate(hits, start=1))
+    rank, passage = next(((number, passage) for number, passage in held if passage is not None), (None, None))
     first = hits[0] if hits else None
     return Answer(
         question=question.question,
-        uri=question.uri,
-        quote=question.quote,
         rank=rank,
+        passage=passage,
         first_uri=first.citation.uri if first else None,
         first_text=first.text if first else None,
     )

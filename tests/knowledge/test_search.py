@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from stemma.errors import CheckFailed, InvalidInput, Unavailable
 from stemma.knowledge.embedding import Embedder, sync_embeddings
 from stemma.knowledge.generations import active, build_generation
-from stemma.knowledge.golden import Question, ask, golden_gate, load_questions, score
+from stemma.knowledge.golden import Passage, Question, ask, golden_gate, load_questions, score
 from stemma.knowledge.models import SearchMode
 from stemma.knowledge.onnx_query import query_encoder_folder
 from stemma.knowledge.search import DEPTH, Searcher
@@ -288,8 +288,8 @@ def test_searching_imports_neither_torch_nor_transformers(indexed: int) -> None:
 
 
 def test_golden_questions_are_scored_by_their_exact_quote(shelf: Any) -> None:
-    present = Question("when does the owl hunt", "small/owl", "hunts at night")
-    absent = Question("when does the owl hunt", "small/owl", "hunts in daylight")
+    present = Question("when does the owl hunt", (Passage("small/owl", "hunts at night"),))
+    absent = Question("when does the owl hunt", (Passage("small/owl", "hunts in daylight"),))
     found, missed = ask(shelf.searcher, [present, absent])
     assert found.rank is not None
     assert found.first_uri is not None
@@ -301,7 +301,7 @@ def test_golden_questions_are_scored_by_their_exact_quote(shelf: Any) -> None:
 def test_the_golden_gate_refuses_a_generation_that_lost_an_answer(
     database: Database, settings: Settings, library: Any, embedder: Embedder, searcher: Searcher
 ) -> None:
-    question = Question("zebra", "z", "zebra crossing")
+    question = Question("zebra", (Passage("z", "zebra crossing"),))
     gate = golden_gate(searcher, [question], least_hit_at_3=1)
     library.write("z", "A zebra crossing.", *(f"filler {number}" for number in range(40)))
     sync_embeddings(database, None, embedder)
@@ -316,7 +316,8 @@ def test_the_golden_gate_refuses_a_generation_that_lost_an_answer(
 
 def test_the_shipped_questions_are_ten_and_a_broken_file_is_refused(tmp_path: Path) -> None:
     questions = load_questions()
-    assert len({question.uri for question in questions}) == len(questions) == 10
+    assert len({question.question for question in questions}) == len(questions) == 10
+    assert all(question.answers for question in questions)
     broken = tmp_path / "questions.yaml"
     broken.write_text("- question: only", "utf-8")
     with pytest.raises(InvalidInput):
