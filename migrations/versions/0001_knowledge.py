@@ -39,7 +39,7 @@ def upgrade() -> None:
         );
         COMMENT ON COLUMN documents.content_sha256 IS 'SHA-256 of the bytes as read';
         COMMENT ON COLUMN documents.headings IS '[{"start": offset, "level": 1-6, "title": text}], ascending by start';
-        COMMENT ON COLUMN documents.page_starts IS 'Character offset at which each page starts; empty where there are no pages';
+        COMMENT ON COLUMN documents.page_starts IS 'Offset in characters of each page''s start; empty without pages';
         COMMENT ON COLUMN documents.chunked_as IS 'Version of the chunker that split this text; null until it has';
         COMMENT ON COLUMN documents.removed IS 'Gone from its source; kept while an index generation still cites it';
 
@@ -73,7 +73,7 @@ def upgrade() -> None:
         CREATE UNIQUE INDEX chunks_current ON chunks (document_id, ordinal) WHERE NOT retired;
         CREATE INDEX chunks_document ON chunks (document_id);
         CREATE INDEX chunks_embed_sha256 ON chunks (embed_sha256);
-        COMMENT ON COLUMN chunks.context IS 'Title and headings, embedded in front of the text but not part of the quotable span';
+        COMMENT ON COLUMN chunks.context IS 'Title and headings: embedded in front of the text, not part of the span';
         COMMENT ON COLUMN chunks.embed_sha256 IS 'SHA-256 of context, newline, text: the key of the embedding cache';
         COMMENT ON COLUMN chunks.document_sha256 IS 'documents.text_sha256 of the version that the span quotes';
         COMMENT ON COLUMN chunks.retired IS 'Replaced or removed; kept while an index generation still serves it';

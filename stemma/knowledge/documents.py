@@ -263,7 +263,8 @@ def reconcile_documents(connection: Connection, source: str | None = None) -> li
     rows = connection.execute(
         """
         SELECT source || '/' || uri, sha256(convert_to(text, 'UTF8')) = text_sha256,
-            coalesce((SELECT bool_and((h->>'start')::int BETWEEN 0 AND length(text)) FROM jsonb_array_elements(headings) h), true),
+            coalesce((SELECT bool_and((h->>'start')::int BETWEEN 0 AND length(text))
+                FROM jsonb_array_elements(headings) h), true),
             coalesce((SELECT bool_and(p BETWEEN 0 AND length(text)) FROM unnest(page_starts) p), true)
                 AND page_starts = ARRAY(SELECT p FROM unnest(page_starts) p ORDER BY p)
         FROM documents WHERE NOT removed AND (%(source)s::text IS NULL OR source = %(source)s) ORDER BY 1

@@ -20,7 +20,6 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from stemma.errors import InvalidInput, Unavailable
 from stemma.store import embedded
-from stemma.store.migrations import sqlalchemy_url
 from stemma.store.settings import Settings
 
 T = TypeVar("T")
@@ -28,6 +27,12 @@ Connection = psycopg.Connection[Any]
 
 HNSW_EF_SEARCH = 300
 _RECOVERY_PATIENCE = 20.0
+
+
+def sqlalchemy_url(libpq_url: str, driver: str) -> str:
+    """Name the driver in a libpq URI: without one, SQLAlchemy 2.1 picks psycopg 3, with which Dagster crashes."""
+    _, _, rest = libpq_url.partition("://")
+    return f"postgresql+{driver}://{rest}"
 
 
 @dataclass(frozen=True, slots=True)

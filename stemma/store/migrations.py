@@ -14,6 +14,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from stemma.errors import Unavailable
+from stemma.store.database import sqlalchemy_url
 from stemma.store.settings import REPOSITORY
 
 FOLDER = REPOSITORY / "migrations"
@@ -31,12 +32,6 @@ DO $$ BEGIN
     END IF;
 END $$
 """
-
-
-def sqlalchemy_url(libpq_url: str, driver: str) -> str:
-    """Name the driver in a libpq URI: without one, SQLAlchemy 2.1 picks psycopg 3, with which Dagster crashes."""
-    _, _, rest = libpq_url.partition("://")
-    return f"postgresql+{driver}://{rest}"
 
 
 def _config() -> Config:

@@ -38,8 +38,9 @@ def read_pdf(
 ) -> tuple[str, str, tuple[Heading, ...], tuple[int, ...]]:
     """Turn a PDF into (text, title, headings, offset at which each page starts).
 
-    Words that PDFium reports as hyphenated at a line end are joined, keeping hyphens that belong to them. Raises Unreadable: `pdf_encrypted`,
-    `pdf_damaged`, `pdf_without_text` (scanned pages), `too_large` (text over `max_expanded_bytes`).
+    Words that PDFium reports as hyphenated at a line end are joined, keeping hyphens that belong to them.
+    Raises Unreadable: `pdf_encrypted`, `pdf_damaged`, `pdf_without_text` (scanned pages), `too_large` (text over
+    `max_expanded_bytes`).
     """
     with _PDFIUM:
         pages, bookmarks, metadata_title = _extract(data, max_expanded_bytes)
