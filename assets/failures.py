@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 
 import dagster as dg
 import psycopg
+from dagster._utils.interrupts import raise_interrupts_as
 
 from stemma.errors import (
     CheckFailed,
@@ -25,6 +26,7 @@ from stemma.errors import (
 
 RETRY = dg.RetryPolicy(max_retries=3, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 
+INTERRUPTED = "Interrupted"
 _KINDS = {
     kind.__name__: kind
     for kind in (StemmaError, InvalidInput, TooLarge, UnsupportedType, NotFound, Conflict, Unavailable, CheckFailed)
@@ -46,26 +48,50 @@ class DomainFailure(dg.Failure):
 class PermanentFailure(dg.Failure):
     """An error that nobody foresaw; another try cannot mend it."""
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: BaseException) -> None:
         super().__init__(f"{type(error).__name__}: {error}", allow_retries=False)
+
+
+class Interrupted(dg.Failure):
+    """Somebody stopped the run. Dagster would try an interrupted step again wherever it has a retry policy."""
+
+    def __init__(self) -> None:
+        super().__init__("Interrupted.", metadata={"kind": INTERRUPTED}, allow_retries=False)
 
 
 @contextlib.contextmanager
 def domain_failures() -> Iterator[None]:
-    """Let what may pass by itself (a database that restarts) be tried again; everything else fails at once."""
+    """Let what may pass by itself (a database that restarts) be tried again; everything else fails at once.
+
+    An interrupt reaches the domain as KeyboardInterrupt, at which psycopg cancels its statement; at Dagster's own
+    exception it does not.
+    """
     try:
-        yield
-    except StemmaError as error:
-        raise DomainFailure(error) from error
-    except psycopg.OperationalError:
-        raise
-    except Exception as error:
+        with raise_interrupts_as(KeyboardInterrupt):
+            yield
+    except BaseException as error:
+        if _was_interrupted(error):
+            raise Interrupted from error
+        if isinstance(error, psycopg.OperationalError):
+            raise
+        if isinstance(error, StemmaError):
+            raise DomainFailure(error) from error
         raise PermanentFailure(error) from error
 
 
-def domain_error(metadata: Mapping[str, dg.MetadataValue], *, step: str) -> StemmaError | None:
+def _was_interrupted(error: BaseException) -> bool:
+    """Whether it is an interrupt or came up while one was handled."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, (KeyboardInterrupt, dg.DagsterExecutionInterruptedError)):
+        seen = seen.__context__
+    return seen is not None
+
+
+def domain_error(metadata: Mapping[str, dg.MetadataValue], *, step: str) -> StemmaError | KeyboardInterrupt | None:
     """The error that a failed step's metadata tell of, its message led by the step; None for another failure."""
     facts = {name: str(value.value) for name, value in metadata.items()}
+    if facts.get("kind") == INTERRUPTED:
+        return KeyboardInterrupt()
     kind = _KINDS.get(facts.get("kind", ""))
     if kind is None:
         return None

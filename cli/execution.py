@@ -14,6 +14,7 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.events import DagsterEventType
+from dagster._core.execution.plan.objects import ErrorSource
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import definitions
@@ -201,20 +202,23 @@ def materialize(settings: Settings, database: Database, selection: str, partitio
 
 def _execute(graph: dg.Definitions, instance: dg.DagsterInstance, run: PlannedRun) -> dg.ExecuteInProcessResult:
     job = graph.resolve_implicit_global_asset_job_def()
-    result = job.execute_in_process(
-        instance=instance,
-        asset_selection=list(run.assets),
-        partition_key=run.partition,
-        tags=process_tag(),
-        raise_on_error=False,
-        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-    )
+    try:
+        result = job.execute_in_process(
+            instance=instance,
+            asset_selection=list(run.assets),
+            partition_key=run.partition,
+            tags=process_tag(),
+            raise_on_error=False,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
+    except dg.DagsterExecutionInterruptedError as interrupt:
+        raise KeyboardInterrupt from interrupt
     if not result.success:
         raise _failure(result)
     return result
 
 
-def _failure(result: dg.ExecuteInProcessResult) -> StemmaError:
+def _failure(result: dg.ExecuteInProcessResult) -> StemmaError | KeyboardInterrupt:
     for event in result.all_events:
         if event.event_type == DagsterEventType.ASSET_CHECK_EVALUATION:
             evaluation = event.asset_check_evaluation_data
@@ -224,6 +228,8 @@ def _failure(result: dg.ExecuteInProcessResult) -> StemmaError:
     for event in result.all_events:
         if event.is_step_failure:
             data = event.step_failure_data
+            if data.error_source == ErrorSource.INTERRUPT:
+                return KeyboardInterrupt()
             if data.user_failure_data is not None:
                 known = domain_error(data.user_failure_data.metadata, step=event.step_key)
                 return known or StemmaError("step_failed", f"{event.step_key}: {data.user_failure_data.description}")

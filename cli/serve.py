@@ -42,7 +42,7 @@ def up() -> None:
 
     def show(state: processes.ServiceState) -> None:
         where = f" on port {state.port}" if state.port else ""
-        why = f" {state.detail}" if state.detail else ""
+        why = f": {state.detail}" if state.state == "restarting" else ""
         say(f"  {state.name:<12} {state.state}{where}{why}", console=err)
 
     def ready() -> None:

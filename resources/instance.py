@@ -9,11 +9,13 @@ from pathlib import Path
 
 import dagster as dg
 import psutil
+from dagster._core.instance.ref import InstanceRef
 
 from stemma.store.database import DatabaseUrls
 from stemma.store.settings import REPOSITORY, Settings
 
 _PROCESS_TAG = "stemma/process"
+_NO_CAPTURE = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
 
 
 def prepare(settings: Settings, urls: DatabaseUrls) -> dict[str, str]:
@@ -35,9 +37,13 @@ def _replace(source: Path, target: Path) -> None:
 
 
 def open_instance(settings: Settings, urls: DatabaseUrls) -> dg.DagsterInstance:
-    """The instance of this studio for use in this process; its tables are created on first use."""
+    """The instance of this studio for use in this process; its tables are created on first use.
+
+    What runs here writes to this process's own output: Dagster's capture would send it through two `tail` processes.
+    """
     os.environ.update(prepare(settings, urls))
-    return dg.DagsterInstance.from_config(str(settings.dagster_home))
+    reference = InstanceRef.from_dir(str(settings.dagster_home), overrides={"compute_logs": _NO_CAPTURE})
+    return dg.DagsterInstance.from_ref(reference)
 
 
 def process_tag() -> dict[str, str]:
