@@ -175,9 +175,6 @@ def _installed_items(source: Source, settings: Settings) -> Iterator[Item]:
         if item is not None:
             described.setdefault(item.uri, item)
     yield from (described[uri] for uri in sorted(described))
-    readme = REPOSITORY / "README.md"
-    if readme.is_file():
-        yield _file_item(readme, "README.md", settings)
     for folder, prefix in [
         (REPOSITORY / "docs", "docs"),
         *((Path(place), Path(place).name) for place in source.locations),
