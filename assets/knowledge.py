@@ -53,7 +53,7 @@ def documents(
     return dg.MaterializeResult(
         data_version=dg.DataVersion(report.version),
         metadata={
-            "summary": f"{report.documents:,} documents, {touched:,} changed, {len(report.quarantined):,} set aside",
+            "summary": f"{_counted(report.documents, 'document')}, {touched:,} changed, {len(report.quarantined):,} set aside",
             "changed": bool(touched),
             "dagster/row_count": report.documents,
             "added": report.added,
@@ -96,7 +96,7 @@ def chunks(
     return dg.MaterializeResult(
         data_version=dg.DataVersion(report.version),
         metadata={
-            "summary": f"{report.chunks:,} chunks, {report.added:,} new, {report.retired:,} retired",
+            "summary": f"{_counted(report.chunks, 'chunk')}, {report.added:,} new, {report.retired:,} retired",
             "changed": bool(report.added or report.retired),
             "dagster/row_count": report.chunks,
             "added": report.added,
@@ -171,7 +171,7 @@ def search_index(
     return dg.MaterializeResult(
         data_version=dg.DataVersion(report.fingerprint),
         metadata={
-            "summary": f"{report.chunks:,} chunks in generation {report.generation}",
+            "summary": f"{_counted(report.chunks, 'chunk')} in generation {report.generation}",
             "changed": report.built,
             "dagster/row_count": report.chunks,
             "generation": report.generation,
@@ -189,6 +189,10 @@ def _golden_gate(store: StoreResource) -> generations.Gate:
 def _source(context: dg.AssetExecutionContext, store: StoreResource) -> Source:
     with store.database.snapshot() as connection:
         return sources.get(connection, context.partition_key)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> dg.MarkdownMetadataValue:

@@ -383,12 +383,13 @@ def _fused(by_vector: dict[int, tuple[str, float]], by_words: dict[int, float]) 
 
 
 def _scaled(scores: dict[int, float]) -> dict[int, float]:
-    """Min-max over the candidates; all zero where they are all alike and so say nothing."""
+    """Min-max over the candidates; where they are all alike, 1 for a match and 0 for none."""
     if not scores:
         return {}
     low, high = min(scores.values()), max(scores.values())
-    spread = high - low
-    return {chunk_id: (score - low) / spread if spread > 0 else 0.0 for chunk_id, score in scores.items()}
+    if high == low:
+        return dict.fromkeys(scores, float(high > 0))
+    return {chunk_id: (score - low) / (high - low) for chunk_id, score in scores.items()}
 
 
 def _ordered(candidates: Iterable[Candidate]) -> list[Candidate]:
