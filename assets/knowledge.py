@@ -50,10 +50,11 @@ def documents(
             store.database, _source(context, store), store.settings, progress=progress.reporter(context)
         )
     touched = report.added + report.changed + report.removed
+    counted = _counted(report.documents, "document")
     return dg.MaterializeResult(
         data_version=dg.DataVersion(report.version),
         metadata={
-            "summary": f"{_counted(report.documents, 'document')}, {touched:,} changed, {len(report.quarantined):,} set aside",
+            "summary": f"{counted}, {touched:,} changed, {len(report.quarantined):,} set aside",
             "changed": bool(touched),
             "dagster/row_count": report.documents,
             "added": report.added,
