@@ -112,7 +112,7 @@ class Chunker:
             raise InvalidInput(
                 "tokenizer_unreadable",
                 f"{tokenizer_path} cannot be read as a tokenizer: {error}.",
-                field="embedding_model",
+                field="STEMMA_EMBEDDING_MODEL",
             ) from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
