@@ -23,7 +23,7 @@ from rich.table import Table
 from stemma.knowledge import chunks, documents, sources
 from stemma.knowledge.chunking import Chunker
 from stemma.knowledge.models import Source
-from stemma.store import migrations
+from stemma.store import embedded, migrations
 from stemma.store.database import Database, DatabaseUrls, resolve_urls
 from stemma.store.settings import REPOSITORY, Settings, load_settings
 
@@ -67,6 +67,8 @@ def scratch_studio(name: str) -> Iterator[Studio]:
     database_name = f"stemma_bench_{name}_{os.getpid()}"
     owner = resolve_urls(base).owner
     _drop_or_create(owner, database_name, create=True)
+    if base.database_url is None:
+        _add_pgvector(embedded.superuser_uri(base, database_name))
     url = urlunsplit(urlsplit(owner)._replace(path=f"/{database_name}"))
     try:
         migrations.upgrade(url)
@@ -76,6 +78,12 @@ def scratch_studio(name: str) -> Iterator[Studio]:
     finally:
         _drop_or_create(owner, database_name, create=False)
         shutil.rmtree(home, ignore_errors=True)
+
+
+def _add_pgvector(superuser: str) -> None:
+    """The owner may not add it, except on a server where it is in the template."""
+    with psycopg.connect(superuser, autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION vector")
 
 
 def _drop_or_create(owner: str, name: str, *, create: bool) -> None:

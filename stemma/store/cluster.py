@@ -231,10 +231,14 @@ def configuration(logs: Path, port: int, socket_dir: str | None, shared_buffers:
 # Making it
 
 
-def create(runtime: Runtime, data: Path, password: str, programs: str) -> None:
-    """Make the cluster beside its place and rename it when it is whole and synced to disk."""
+def sweep_unfinished(runtime: Runtime) -> None:
+    """Remove what an interrupted `create` left; its initdb may outlive it a little, so every start looks again."""
     for unfinished in runtime.root.glob("new-*"):
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def create(runtime: Runtime, data: Path, password: str, programs: str) -> None:
+    """Make the cluster beside its place and rename it when it is whole and synced to disk."""
     beside = Path(tempfile.mkdtemp(dir=runtime.root, prefix="new-"))
     try:
         runtime.identity.give(beside, 0o700)

@@ -48,7 +48,9 @@ def head() -> str:
 
 
 def _engine(owner_url: str) -> sqlalchemy.Engine:
-    return sqlalchemy.create_engine(sqlalchemy_url(owner_url, "psycopg"), poolclass=sqlalchemy.NullPool)
+    return sqlalchemy.create_engine(
+        sqlalchemy_url(owner_url, "psycopg"), poolclass=sqlalchemy.NullPool, connect_args={"connect_timeout": 10}
+    )
 
 
 def current(owner_url: str) -> str | None:

@@ -131,6 +131,7 @@ class Supervisor:
         programs = cluster.version(runtime)
         cluster.require_version(data, programs)
         cluster.end_leftovers(data, self._pause)
+        cluster.sweep_unfinished(runtime)
         port = cluster.choose_port(self._layout.port)
         passwords = self._passwords(runtime, data)
         if not (data / "PG_VERSION").exists():

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 import sqlalchemy
@@ -320,6 +321,12 @@ def test_a_stale_pid_file_is_not_believed(embedded_settings: Settings, kind: str
         other.wait()
 
 
+def _makers(root: Path) -> list[psutil.Process]:
+    """The initdb processes that work under `root`; one may outlive the supervisor that started it."""
+    running = psutil.process_iter(["cmdline"])
+    return [process for process in running if any(str(root / "new-") in word for word in process.info["cmdline"] or ())]
+
+
 def test_an_interrupted_first_start_leaves_nothing_half(embedded_settings: Settings) -> None:
     """Kill the supervisor while it makes the cluster, at several moments; the next start is a good one."""
     layout = Layout.of(embedded_settings.home)
@@ -335,6 +342,9 @@ def test_an_interrupted_first_start_leaves_nothing_half(embedded_settings: Setti
         _end(process)
     url = embedded.ensure_running(embedded_settings)["app"]
     assert _one(url, "SELECT count(*) FROM pg_extension WHERE extname = 'vector'") == 1
+    _until(lambda: not _makers(layout.root))
+    embedded.stop(embedded_settings)
+    embedded.ensure_running(embedded_settings)
     assert not list(layout.root.glob("new-*"))
 
 
