@@ -43,7 +43,7 @@ CANDIDATES = 100
 # A change of a vector's or an index's form gets a new number; every generation is then built anew.
 _INDEX_FORMAT = 1
 _HNSW_M = 24
-_HNSW_EF_CONSTRUCTION = 200
+_HNSW_EF_CONSTRUCTION = 400
 _GRAPH_BYTES_PER_ROW = 3000
 _LEAST_BUILD_BYTES = 64 << 20
 _LARGEST_INCREMENT = 0.25

@@ -25,7 +25,7 @@ from stemma.store.settings import Settings
 T = TypeVar("T")
 Connection = psycopg.Connection[Any]
 
-HNSW_EF_SEARCH = 300
+HNSW_EF_SEARCH = 400
 _RECOVERY_PATIENCE = 20.0
 
 
