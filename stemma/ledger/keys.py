@@ -144,7 +144,8 @@ def rotate_signing_key(settings: Settings, *, lost: bool = False) -> PublicKey:
         known = public_keys(settings)
         _finish_interrupted(folder, known)
         previous = None if lost or not known else _load(folder, known)
-        return public_keys(settings)[_begin(folder, known, previous=previous).key_id]
+        new = _begin(folder, known, previous=previous)
+        return public_keys(settings)[new.key_id]
 
 
 def _begin(folder: Path, known: dict[str, PublicKey], *, previous: SigningKey | None) -> SigningKey:
