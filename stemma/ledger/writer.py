@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, LiteralString, Self
 from uuid import UUID
 
@@ -34,6 +35,13 @@ _MAX_ENTRIES = 1000
 _PATIENCE = 20.0
 _RETRY_PAUSE = 0.1
 _ATTEMPTS = 5
+
+_COPY = """
+    COPY ledger (chain, seq, prev_hash, body, entry_hash, id, kind, actor, subject, created_at)
+    FROM STDIN (FORMAT binary)
+"""
+_COLUMN_TYPES = ("text", "int8", "bytea", "bytea", "bytea", "uuid", "text", "text", "text", "timestamptz")
+_columns = attrgetter("chain", "seq", "prev_hash", "body", "entry_hash", "id", "kind", "actor", "subject", "created_at")
 
 Parameters = Sequence[Any] | Mapping[str, Any]
 Query = LiteralString | sql.SQL | sql.Composed
@@ -292,26 +300,12 @@ def _repeated(sent: Draft, stored: Entry | None) -> Entry:
 
 
 def _insert(connection: Connection, entries: list[Entry]) -> None:
+    # Half the time of an INSERT of arrays, which are put together in Python.
     if entries:
-        connection.execute(
-            """
-            INSERT INTO ledger (chain, seq, prev_hash, body, entry_hash, id, kind, actor, subject, created_at)
-            SELECT * FROM unnest(%s::text[], %s::bigint[], %s::bytea[], %s::bytea[], %s::bytea[], %s::uuid[],
-                %s::text[], %s::text[], %s::text[], %s::timestamptz[])
-            """,
-            (
-                [entry.chain for entry in entries],
-                [entry.seq for entry in entries],
-                [entry.prev_hash for entry in entries],
-                [entry.body for entry in entries],
-                [entry.entry_hash for entry in entries],
-                [entry.id for entry in entries],
-                [entry.kind for entry in entries],
-                [entry.actor for entry in entries],
-                [entry.subject for entry in entries],
-                [entry.created_at for entry in entries],
-            ),
-        )
+        with connection.cursor().copy(_COPY) as copy:
+            copy.set_types(_COLUMN_TYPES)
+            for entry in entries:
+                copy.write_row(_columns(entry))
 
 
 def _accompany(connection: Connection, companion: Statement, entries: tuple[Entry, ...]) -> None:
