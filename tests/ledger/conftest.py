@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -85,15 +84,14 @@ def report(database: Database, settings: Settings) -> Callable[..., Report]:
 
 @pytest.fixture
 def backend_killer(database: Database) -> Callable[[], int]:
-    """Terminate every other session that writes to the test's database; returns how many there were."""
+    """Terminate the sessions of the studio's role on the test's database; returns how many there were."""
 
     def kill() -> int:
-        with psycopg.connect(database.urls.owner, autocommit=True) as connection, contextlib.suppress(psycopg.Error):
+        with psycopg.connect(database.urls.owner, autocommit=True, application_name="killer") as connection:
             rows = connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+                " WHERE datname = current_database() AND application_name = 'stemma'"
             ).fetchall()
-            return len(rows)
-        return 0
+        return len(rows)
 
     return kill
