@@ -34,6 +34,7 @@ _MAX_QUEUED = 4096
 _MAX_ENTRIES = 1000
 _PATIENCE = 20.0
 _RETRY_PAUSE = 0.1
+_GATHERING = 0.001
 _ATTEMPTS = 5
 
 _COPY = """
@@ -84,6 +85,7 @@ class LedgerWriter:
         self._closed = False
         self._connection: Connection | None = None
         self._unreachable_since: float | None = None
+        self._last_batch = 1
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
         self._thread.start()
 
@@ -133,16 +135,25 @@ class LedgerWriter:
             self._connection.close()
 
     def _drain(self) -> tuple[list[_Request], bool]:
-        """What waits, at most `MAX_BATCH`, and whether there will be more."""
+        """What waits, at most `MAX_BATCH`, and whether there will be more.
+
+        Clients that were just answered send their next append in a moment; without waiting for as many as came last
+        time, they and those that came meanwhile would take turns at half-filled batches.
+        """
         batch: list[_Request] = []
+        deadline = 0.0
         while len(batch) < MAX_BATCH:
+            left = max(deadline - time.monotonic(), 0.0) if len(batch) < self._last_batch else 0.0
             try:
-                request = self._queue.get(block=not batch)
+                request = self._queue.get(timeout=left) if batch else self._queue.get()
             except queue.Empty:
                 break
             if request is None:
                 return batch, False
+            if not batch:
+                deadline = time.monotonic() + _GATHERING
             batch.append(request)
+        self._last_batch = len(batch)
         return batch, True
 
     def _commit(self, batch: list[_Request]) -> None:
