@@ -134,6 +134,8 @@ def test_several_heads_narrow_down_where_it_was_rewritten(
     (tmp_path / "kept.json").write_bytes(first.to_bytes())
     later = [writer.append([new_entry(number)]).result(20)[0] for number in (13, 14, 15)]
     sign_once(database.urls.app, settings)
+    # The signer leaves it where the second head is of another hour.
+    HeadStore(settings).supersede(first.key)
     rewrite(tamper, [*filled[:12], *later], 14)
     assert named(report()) == {("chain_rewritten", 1)}
     assert named(report(head_file=tmp_path / "kept.json")) == {("chain_rewritten", 13)}
