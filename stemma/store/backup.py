@@ -43,8 +43,9 @@ _FIRST = "stemma.dump"
 _SWAP_ATTEMPTS = 10
 _BLOCK = 1 << 20
 _LARGEST_MANIFEST = 256 << 20
-# What is made anew on every machine, or belongs to the server that the dumps replace.
-_LEFT_OUT = frozenset({"postgres", "dagster", "logs", "up", "backups", "cache"})
+# What is made anew on every machine, belongs to the server that the dumps replace, or, as the ledger's heads, is
+# evidence that a restore must not replace.
+_LEFT_OUT = frozenset({"postgres", "dagster", "logs", "up", "backups", "cache", "ledger-heads"})
 _EMPTY_TABLES = frozenset({"alembic_version", "secondary_indexes", "instance_info", "kvs", "daemon_heartbeats"})
 
 

@@ -29,6 +29,9 @@ DO $$ BEGIN
         GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO stemma_app;
         ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO stemma_app;
         ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT USAGE, SELECT ON SEQUENCES TO stemma_app;
+        IF to_regclass('public.ledger') IS NOT NULL THEN
+            REVOKE UPDATE, DELETE, TRUNCATE ON ledger FROM stemma_app;
+        END IF;
     END IF;
 END $$
 """

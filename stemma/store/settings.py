@@ -42,6 +42,12 @@ class Settings(BaseSettings):
         description="Where built files go: a folder or a URL such as s3://bucket/prefix; default: home/files",
     )
 
+    ledger_heads_url: str | None = Field(
+        default=None,
+        description="Where the ledger's signed heads go, best a place that this machine cannot rewrite: a folder or a "
+        "URL such as s3://bucket/prefix; default: home/ledger-heads",
+    )
+
     api_host: str = Field(
         default="127.0.0.1", description="Address the API binds; loopback only until access control exists"
     )

@@ -68,6 +68,7 @@ def test_every_command_explains_itself(stemma: Stemma, path: tuple[str, ...]) ->
         ("index", "list"),
         ("db", "migrate"),
         ("db", "url"),
+        ("verify",),
         ("down",),
         ("materialize", "knowledge/documents", "-p", "inbox"),
     ],

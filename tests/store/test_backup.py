@@ -14,8 +14,13 @@ import psycopg
 import pytest
 
 from stemma.errors import Conflict, InvalidInput, NotFound, Unavailable
+from stemma.ledger.entries import NewEntry
+from stemma.ledger.heads import HeadStore
+from stemma.ledger.service import Ledger
+from stemma.ledger.signer import sign_once
+from stemma.ledger.verification import verify
 from stemma.store import backup, embedded, migrations
-from stemma.store.database import resolve_urls
+from stemma.store.database import Database, resolve_urls
 from stemma.store.settings import Settings
 
 
@@ -266,3 +271,21 @@ def test_another_server_is_backed_up_and_restored_without_a_superuser(studio: Se
     with psycopg.connect(urls.owner, autocommit=True) as owner:
         owner.execute("DROP DATABASE other")
         owner.execute("DROP DATABASE other_dagster")
+
+
+def test_the_ledger_comes_back_and_a_restore_leaves_its_heads_alone(studio: Settings, tmp_path: Path) -> None:
+    urls = resolve_urls(studio)
+    with Ledger(urls, studio) as ledger:
+        ledger.append([NewEntry("audit", "key.created", "user:ada", "key/1", {})]).result(20)
+    sign_once(urls.app, studio)
+    archive = backup.backup(studio, tmp_path / "studio.tar").path
+    with Ledger(urls, studio) as ledger:
+        ledger.append([NewEntry("audit", "key.created", "user:ada", "key/2", {})]).result(20)
+    sign_once(urls.app, studio)
+    heads = HeadStore(studio).keys()
+    backup.restore(studio, archive, force=True)
+    assert HeadStore(studio).keys() == heads
+    with Database.open(studio) as database:
+        assert [finding.code for finding in verify(database, studio).findings] == ["tail_missing"]
+        with pytest.raises(psycopg.errors.InsufficientPrivilege), database.transaction() as connection:
+            connection.execute("DELETE FROM ledger")

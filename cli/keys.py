@@ -1,0 +1,30 @@
+"""`stemma keys`: the studio's keys."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cli.output import Json, print_json, say
+from stemma.store.settings import load_settings
+
+app = typer.Typer(help="The studio's keys.", no_args_is_help=True)
+
+
+@app.command("rotate-signing")
+def rotate_signing(
+    lost: Annotated[
+        bool, typer.Option("--lost", help="The old key is gone: begin without its signature, which verify then says.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Sign the ledger's heads with a new key; the old one vouches for it and its heads stay verifiable."""
+    from stemma.ledger.keys import rotate_signing_key
+
+    key = rotate_signing_key(load_settings(), lost=lost)
+    if as_json:
+        print_json(key)
+    else:
+        vouched = f"vouched for by {key.previous}" if key.previous else "with no key before it"
+        say(f"Heads are signed with {key.key_id} from now on, {vouched}.")

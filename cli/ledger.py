@@ -1,0 +1,59 @@
+"""`stemma verify`: what the ledger's bytes, links and signed heads say together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.output import Json, moment, print_json, print_table, say
+from stemma.errors import CheckFailed
+from stemma.store.settings import load_settings
+
+if TYPE_CHECKING:
+    from stemma.ledger.verification import Report
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Register the commands of this module."""
+    app.command()(verify)
+
+
+def verify(
+    chain: Annotated[str | None, typer.Option(help="Only this chain.")] = None,
+    head: Annotated[Path | None, typer.Option(help="A head that you kept; the ledger has to continue it.")] = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Also make every canonical form anew.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Verify the ledger and name whatever was tampered with; ends with 6 when something was."""
+    from stemma.ledger.verification import verify as verify_ledger
+    from stemma.store import migrations
+    from stemma.store.database import Database
+
+    settings = load_settings()
+    with Database.open(settings) as database:
+        migrations.upgrade(database.urls.owner)
+        report = verify_ledger(database, settings, chain=chain, head_file=head, deep=deep)
+    if as_json:
+        print_json(report)
+    else:
+        _show(report)
+    if not report.clean and as_json:
+        raise typer.Exit(CheckFailed.exit_code)
+    if not report.clean:
+        count = len(report.findings) + report.omitted
+        raise CheckFailed("ledger_tampered", f"The ledger is not what was appended and signed: findings: {count:,}.")
+
+
+def _show(report: Report) -> None:
+    rows = [(c.chain, c.entries, c.signed) for c in report.chains]
+    print_table("Chains", ("chain", "entries", "under a head"), rows, empty="The ledger is empty.")
+    for finding in report.findings:
+        say(f"{finding.code}: {finding.message}")
+    if report.omitted:
+        say(f"… and {report.omitted:,} more.")
+    newest = f", the newest of {moment(report.newest_head_at)}" if report.newest_head_at else ""
+    verdict = "fits" if report.clean else "does not fit"
+    rate = report.entries / report.seconds
+    say(f"{report.entries:,} entries and {report.heads:,} heads{newest}: everything {verdict} ({rate:,.0f} entries/s).")

@@ -1,0 +1,40 @@
+"""What a process opens to take part in the ledger: its writer and its signer, which the writer wakes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Self
+
+from stemma.ledger.entries import Entry, NewEntry
+from stemma.ledger.signer import LedgerSigner, SignerStatus
+from stemma.ledger.writer import LedgerWriter, Statement
+from stemma.store.database import DatabaseUrls
+from stemma.store.settings import Settings
+
+
+class Ledger:
+    """A writer and a signer on one database. Thread-safe; `close()`, or use it as a context manager."""
+
+    def __init__(self, urls: DatabaseUrls, settings: Settings) -> None:
+        self._signer = LedgerSigner(urls.app, settings)
+        self._writer = LedgerWriter(urls.app, on_commit=self._signer.wake)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def append(self, entries: Sequence[NewEntry], companions: Sequence[Statement] = ()) -> Future[tuple[Entry, ...]]:
+        """Append entries and run their companions in one transaction; see `LedgerWriter.append`."""
+        return self._writer.append(entries, companions)
+
+    def status(self) -> SignerStatus:
+        """How signing stands in this process."""
+        return self._signer.status()
+
+    def close(self) -> None:
+        """Write what was accepted, sign it, and end both threads."""
+        self._writer.close()
+        self._signer.close()

@@ -1,0 +1,329 @@
+"""Appending: one thread per process drains a queue, and one transaction commits what it drained.
+
+An fsync takes milliseconds and one append per transaction pays it each time, so requests that wait together commit
+together. Canonical bytes are made by the caller's thread; the chain's lock is held only to read its tail, insert and
+commit. A future is resolved after its commit, never before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any, LiteralString, Self
+from uuid import UUID
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import class_row
+
+from stemma.errors import Conflict, InvalidInput, Unavailable
+from stemma.ledger.entries import Draft, Entry, NewEntry, draft, genesis
+from stemma.store.database import Connection, connect
+
+logger = logging.getLogger(__name__)
+
+MAX_BATCH = 64
+_MAX_QUEUED = 4096
+_MAX_ENTRIES = 1000
+_PATIENCE = 20.0
+_RETRY_PAUSE = 0.1
+_GATHERING = 0.001
+_ATTEMPTS = 5
+
+_COPY = """
+    COPY ledger (chain, seq, prev_hash, body, entry_hash, id, kind, actor, subject, created_at)
+    FROM STDIN (FORMAT binary)
+"""
+_COLUMN_TYPES = ("text", "int8", "bytea", "bytea", "bytea", "uuid", "text", "text", "text", "timestamptz")
+_columns = attrgetter("chain", "seq", "prev_hash", "body", "entry_hash", "id", "kind", "actor", "subject", "created_at")
+
+Parameters = Sequence[Any] | Mapping[str, Any]
+Query = LiteralString | sql.SQL | sql.Composed
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A statement that commits with its entries, or not at all.
+
+    `parameters` may be a function of the entries as appended, for rows that name their seq or hash. With `rows`, any
+    other number of affected rows raises Conflict and undoes the whole append. A batch that fails is run again, so that
+    the same statement may be executed more than once; it is committed once.
+    """
+
+    query: Query
+    parameters: Parameters | Callable[[tuple[Entry, ...]], Parameters] = ()
+    rows: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    drafts: tuple[Draft, ...]
+    companions: tuple[Statement, ...]
+    future: Future[tuple[Entry, ...]] = field(default_factory=Future)
+
+    @property
+    def ids(self) -> set[UUID]:
+        return {item.entry.id for item in self.drafts}
+
+
+class LedgerWriter:
+    """The process's appender. Thread-safe; `close()` waits for what was accepted, or use it as a context manager."""
+
+    def __init__(self, url: str, *, on_commit: Callable[[], None] | None = None) -> None:
+        """`url` is the libpq URI of a role that may insert; `on_commit` is called after each commit."""
+        self._url = url
+        self._on_commit = on_commit or (lambda: None)
+        self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._accepting = threading.Lock()
+        self._closed = False
+        self._connection: Connection | None = None
+        self._unreachable_since: float | None = None
+        self._last_batch = 1
+        self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def append(self, entries: Sequence[NewEntry], companions: Sequence[Statement] = ()) -> Future[tuple[Entry, ...]]:
+        """Append entries, and run their companions, in one transaction; the future has the entries as stored.
+
+        Entries whose ids are stored already, with the same content, are returned as they are, and their companions are
+        not run again: a caller that does not know whether its append was committed sends it again. The future raises
+        Conflict where an id belongs to another entry or a companion's `rows` differ, what the database says about a
+        companion, and Unavailable when the database stayed away for 20 s; then the append may have been committed.
+
+        Raises InvalidInput and TooLarge for what cannot be an entry, Unavailable when too much waits or after `close`.
+        """
+        request = _Request(tuple(draft(entry) for entry in entries), tuple(companions))
+        if not 0 < len(entries) <= _MAX_ENTRIES or len(request.ids) < len(entries):
+            what = f"An append takes 1 to {_MAX_ENTRIES:,} entries, each with an id of its own."
+            raise InvalidInput("entries_invalid", what, field="entries")
+        with self._accepting:
+            if self._closed:
+                raise Unavailable("ledger_closed", "The ledger's writer is closed.")
+            if self._queue.qsize() >= _MAX_QUEUED:
+                raise Unavailable("ledger_busy", "Too many appends wait for the ledger.", hint="Try again in a second.")
+            self._queue.put(request)
+        return request.future
+
+    def close(self) -> None:
+        """Accept nothing more, write what was accepted, and end the thread."""
+        with self._accepting:
+            if not self._closed:
+                self._closed = True
+                self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        going_on = True
+        while going_on:
+            batch, going_on = self._drain()
+            for group in _without_shared_ids(request for request in batch if _starts(request)):
+                self._commit(group)
+        if self._connection is not None:
+            self._connection.close()
+
+    def _drain(self) -> tuple[list[_Request], bool]:
+        """What waits, at most `MAX_BATCH`, and whether there will be more.
+
+        Clients that were just answered send their next append in a moment; without waiting for as many as came last
+        time, they and those that came meanwhile would take turns at half-filled batches.
+        """
+        batch: list[_Request] = []
+        deadline = 0.0
+        while len(batch) < MAX_BATCH:
+            left = max(deadline - time.monotonic(), 0.0) if len(batch) < self._last_batch else 0.0
+            try:
+                request = self._queue.get(timeout=left) if batch else self._queue.get()
+            except queue.Empty:
+                break
+            if request is None:
+                return batch, False
+            if not batch:
+                deadline = time.monotonic() + _GATHERING
+            batch.append(request)
+        self._last_batch = len(batch)
+        return batch, True
+
+    def _commit(self, batch: list[_Request]) -> None:
+        """Commit a batch; when it fails, each member alone, so that a bad one fails alone."""
+        try:
+            stored = self._transact(batch)
+        except Exception as error:
+            if len(batch) == 1 or self._unreachable_since is not None:
+                for request in batch:
+                    request.future.set_exception(error)
+                return
+            logger.info("a batch of %d appends failed, each is tried alone: %s", len(batch), error)
+            for request in batch:
+                self._commit([request])
+            return
+        for request, entries in zip(batch, stored, strict=True):
+            request.future.set_result(entries)
+        self._on_commit()
+
+    def _transact(self, batch: list[_Request]) -> list[tuple[Entry, ...]]:
+        """Write a batch, again when the connection is lost: what was committed unheard is found by its ids."""
+        attempts = 0
+        while True:
+            try:
+                if self._connection is None:
+                    self._connection = _open(self._url)
+                stored = self._write(self._connection, batch)
+            except (Unavailable, psycopg.OperationalError, psycopg.InterfaceError) as error:
+                if self._connection is not None and not self._connection.closed:
+                    attempts += 1
+                    passing = isinstance(error, (psycopg.errors.DeadlockDetected, psycopg.errors.LockNotAvailable))
+                    if not passing or len(batch) > 1 or attempts == _ATTEMPTS:
+                        raise
+                else:
+                    self._connection = None
+                    self._wait_out(error)
+            else:
+                self._unreachable_since = None
+                return stored
+
+    def _wait_out(self, error: Exception) -> None:
+        """Pause before the next attempt; raises Unavailable when the database has been away for too long."""
+        now = time.monotonic()
+        if self._unreachable_since is None:
+            self._unreachable_since = now
+            logger.warning("the ledger's writer lost the database: %s", " ".join(str(error).split()))
+        if now - self._unreachable_since > _PATIENCE:
+            raise Unavailable(
+                "ledger_unreachable",
+                "The database did not answer, so that nobody knows whether the entries were appended.",
+                hint="Send them again with the same ids once it is back.",
+            ) from error
+        time.sleep(_RETRY_PAUSE)
+
+    def _write(self, connection: Connection, batch: list[_Request]) -> list[tuple[Entry, ...]]:
+        drafts = [item for request in batch for item in request.drafts]
+        chains = sorted({item.entry.chain for item in drafts})
+        with connection.transaction():
+            connection.execute(
+                "SELECT pg_advisory_xact_lock(key) FROM unnest(%s::bigint[]) AS key",
+                (sorted({_lock_key(chain) for chain in chains}),),
+            )
+            # Only now: whoever wrote before held the same locks, so that its entries are visible to these statements.
+            known = _stored(connection, [item.entry.id for item in drafts])
+            tails = _tails(connection, chains)
+            stored = [_place(request, known, tails) for request in batch]
+            new = [entry for entries in stored for entry in entries if entry.id not in known]
+            _insert(connection, new)
+            for request, entries in zip(batch, stored, strict=True):
+                if entries[0].id not in known:
+                    for companion in request.companions:
+                        _accompany(connection, companion, entries)
+        return stored
+
+
+def _starts(request: _Request) -> bool:
+    """Whether the request is still wanted; from now on it cannot be cancelled."""
+    return request.future.set_running_or_notify_cancel()
+
+
+def _without_shared_ids(requests: Iterable[_Request]) -> list[list[_Request]]:
+    """Groups in which no id occurs twice, in the order in which they came."""
+    groups: list[list[_Request]] = []
+    seen: set[UUID] = set()
+    for request in requests:
+        if not groups or seen & request.ids:
+            groups.append([])
+            seen = set()
+        groups[-1].append(request)
+        seen |= request.ids
+    return groups
+
+
+def _open(url: str) -> Connection:
+    connection = connect(url, autocommit=True)
+    # An acknowledged entry is on the disk, whatever the server's default is.
+    connection.execute(
+        "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+    )
+    return connection
+
+
+def _lock_key(chain: str) -> int:
+    """The advisory lock of a chain, apart from those that other capabilities take."""
+    digest = hashlib.sha256(b"stemma ledger lock\x00" + chain.encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
+
+
+def _stored(connection: Connection, ids: list[UUID]) -> dict[UUID, Entry]:
+    with connection.cursor(row_factory=class_row(Entry)) as cursor:
+        rows = cursor.execute(
+            "SELECT chain, seq, prev_hash, body, entry_hash, id, kind, actor, subject, created_at"
+            " FROM ledger WHERE id = ANY(%s)",
+            (ids,),
+        )
+        return {entry.id: entry for entry in rows}
+
+
+def _tails(connection: Connection, chains: list[str]) -> dict[str, tuple[int, bytes]]:
+    rows = connection.execute(
+        """
+        SELECT name, tail.seq, tail.entry_hash FROM unnest(%s::text[]) AS name CROSS JOIN LATERAL
+            (SELECT seq, entry_hash FROM ledger WHERE chain = name COLLATE "C" ORDER BY seq DESC LIMIT 1) AS tail
+        """,
+        (chains,),
+    ).fetchall()
+    tails = {chain: (0, genesis(chain)) for chain in chains}
+    tails.update({chain: (seq, bytes(hashed)) for chain, seq, hashed in rows})
+    return tails
+
+
+def _place(request: _Request, known: Mapping[UUID, Entry], tails: dict[str, tuple[int, bytes]]) -> tuple[Entry, ...]:
+    """The request's entries in their places; moves the tails."""
+    there = [known.get(item.entry.id) for item in request.drafts]
+    if any(there):
+        return tuple(_repeated(item, entry) for item, entry in zip(request.drafts, there, strict=True))
+    entries = []
+    for item in request.drafts:
+        seq, hashed = tails[item.entry.chain]
+        entry = item.seal(seq + 1, hashed)
+        tails[entry.chain] = (entry.seq, entry.entry_hash)
+        entries.append(entry)
+    return tuple(entries)
+
+
+def _repeated(sent: Draft, stored: Entry | None) -> Entry:
+    if stored is None or not sent.repeats(stored):
+        raise Conflict(
+            "entry_id_taken",
+            "The ledger has another entry with one of these ids.",
+            field="id",
+            hint="Send an append again exactly as it was, or give its entries new ids.",
+        )
+    return stored
+
+
+def _insert(connection: Connection, entries: list[Entry]) -> None:
+    # Half the time of an INSERT of arrays, which are put together in Python.
+    if entries:
+        with connection.cursor().copy(_COPY) as copy:
+            copy.set_types(_COLUMN_TYPES)
+            for entry in entries:
+                copy.write_row(_columns(entry))
+
+
+def _accompany(connection: Connection, companion: Statement, entries: tuple[Entry, ...]) -> None:
+    given = companion.parameters
+    affected = connection.execute(companion.query, given(entries) if callable(given) else given or None).rowcount
+    if companion.rows is not None and affected != companion.rows:
+        raise Conflict(
+            "companion_conflict",
+            f"What belongs to the entry affected {affected} rows instead of {companion.rows}; nothing was appended.",
+        )
