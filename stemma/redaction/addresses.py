@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from email.utils import parseaddr
 
 from stemma.redaction.model import Kind, Source, Span
+from stemma.redaction.names import words
 
 _AT = re.compile(r"@|%40")
 # Local parts are read backwards from the "@", at most 64 characters of them (RFC 5321): a scan forwards over letters
@@ -16,17 +17,16 @@ _LOCAL_REVERSED = re.compile(r"[\w.+'\-]{1,64}")
 _DOMAIN = re.compile(r"[\w.\-]{3,255}")
 _TOP_LEVEL = re.compile(r"xn--[a-z0-9-]{2,59}|[^\W\d_]{2,24}", re.IGNORECASE)
 _AUTHORITY = re.compile(r"://[^\s/@]*:[^\s/]*\Z")
-_FILE_SUFFIXES = frozenset("png jpg jpeg gif svg webp avif ico gz tgz bz2 xz whl tar jar js mjs css json yaml yml".split())
+_FILE_SUFFIXES = words("png jpg jpeg gif svg webp avif ico gz tgz bz2 xz whl tar jar js mjs css json yaml yml")
 
-_IPV4 = re.compile(r"(?<![\w.])[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?!\w|\.[0-9]|-[A-Za-z]|\+\w)")
+_IPV4 = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?!\w|\.[0-9]|-[A-Za-z]|\+\w)")
 _VERSION_BEFORE = re.compile(
     r"(?:version|ver\.?|release|revision|rev|build|section|sect?\.|chapter|clause|table|figure|article|step|oid|§"
     r"|==|[~<>!^]=?|(?<![:/])[a-z0-9]/|[a-z_]-)[\"':=\s]{0,3}\Z"
 )
-_IPV6 = re.compile(
-    r"(?<![\w:.])(?:[23][0-9a-f]{3}|f[cd][0-9a-f]{2}|fe[89ab][0-9a-f]|64:ff9b)"
-    r":[0-9a-f:]{1,36}(?:(?:\.[0-9]{1,3}){3})?(?![\w:])"
-)
+# Global, unique local and link-local ones, and NAT64: "dead::beef" and "a::b" are none.
+_IPV6 = re.compile(r"[236f][0-9a-f]{1,3}:[0-9a-f:]{1,36}(?:(?:\.[0-9]{1,3}){3})?(?![\w:])")
+_IPV6_START = re.compile(r"[23][0-9a-f]{3}:|f[cd][0-9a-f]{2}:|fe[89ab][0-9a-f]:|64:ff9b:")
 
 
 def find_emails(source: Source) -> Iterator[Span]:
@@ -74,13 +74,20 @@ def find_ips(source: Source) -> Iterator[Span]:
     """Addresses of machines: neither loopback, unspecified nor reserved ones, nor what is written as a version."""
     text = source.lower
     for found in _IPV4.finditer(text):
-        if _is_address(found.group()) and not _VERSION_BEFORE.search(source.before(found.start(), 16)):
+        if _is_inside(text, found.start()) or _VERSION_BEFORE.search(source.before(found.start(), 16)):
+            continue
+        if _is_address(found.group()):
             yield Span(found.start(), found.end(), Kind.IP)
-    if ":" in text:
-        for found in _IPV6.finditer(text):
-            address = found.group().removesuffix(":") if not found.group().endswith("::") else found.group()
-            if _is_address(address):
-                yield Span(found.start(), found.start() + len(address), Kind.IP)
+    for found in _IPV6.finditer(text) if ":" in text else ():
+        address = found.group() if found.group().endswith("::") else found.group().removesuffix(":")
+        if _IPV6_START.match(address) and not _is_inside(text, found.start()) and _is_address(address):
+            yield Span(found.start(), found.start() + len(address), Kind.IP)
+
+
+def _is_inside(text: str, start: int) -> bool:
+    """Whether something longer runs into `start`; asked afterwards, as a look-behind would slow the search."""
+    before = text[start - 1 : start]
+    return before.isalnum() or before in {"_", "."}
 
 
 def _is_address(written: str) -> bool:

@@ -15,12 +15,14 @@ from functools import cache
 from importlib import import_module
 
 from stemma.redaction.model import PROVIDER_PREFIXES, Kind, Source, Span
-from stemma.redaction.names import strength
+from stemma.redaction.names import strength, words
 
 _TOKEN = re.compile(r"[A-Za-z0-9_\-+/=.~:@%?&]{16,}")
 _TAIL = re.compile(r"[A-Za-z0-9_\-]*=*")
 _WINDOW, _STEP = 512, 256
 _LOOKBACK = 96
+_LONGEST_TAIL = 4096
+_JUDGED = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,8 @@ def _matches(
             begin = found.start()
             if not _begins_token(text, begin) or _DIGIT.search(found.group()) is None:
                 continue
-            tail = _TAIL.match(text, found.end(), end) if kind is Kind.SECRET else None
+            stop_tail = min(end, found.end() + _LONGEST_TAIL) if kind is Kind.SECRET else found.end()
+            tail = _TAIL.match(text, found.end(), stop_tail)
             yield Span(begin, tail.end() if tail else found.end(), kind)
 
 
@@ -259,16 +262,19 @@ _NAME_RIGHT = re.compile(r"[\w\-]{0,40}")
 _OPERATOR = re.compile(r"(?:\\{0,2}[\"'`])?\]?[ \t]{0,8}(?P<sign>=>|:=|={1,3}|:(?!:))[ \t]{0,8}")
 _OPTION = re.compile(r"[ \t]{1,8}(?=[^\s-])")
 _QUOTED = re.compile(r"[a-zA-Z@]{0,2}(?P<quote>\\{0,2}[\"'`])(?P<value>[^\r\n]{0,4096}?)(?P=quote)")
-_BARE = re.compile(r"[^\s\"'`,;&<>()\[\]{}|\\]+")
+# Judged by its beginning, so that a long run of names without values is not read anew for each of them.
+_UNQUOTED = r"[^\s\"'`,;&<>()\[\]{}|\\]"
+_BARE = re.compile(f"{_UNQUOTED}{{1,{_JUDGED}}}")
+_BARE_REST = re.compile(f"{_UNQUOTED}*")
 _HEADER = re.compile(
     r"(?P<scheme>(?:bearer|basic|token|digest|negotiate|apikey|aws4-hmac-sha256|hmac|signature)[ \t]+)"
     r"(?P<value>[^\r\n\"'`\\]+)"
 )
 _COOKIES = re.compile(r"[\w.\-]+=[^\r\n\"'`\\]*")
-_BENIGN = frozenset(
+_BENIGN = words(
     "none null nil true false yes no on off str string int integer float bool bytes any object undefined required"
     " optional missing invalid expired empty unset changed wrong incorrect default bearer basic here default"
-    " secretstr redacted hidden masked unknown ok".split()
+    " secretstr redacted hidden masked unknown ok"
 )
 _REFERENCE = re.compile(r"(?:[$%<{*]|os\.|env\.|self\.|settings\.|config\.|secrets\.|process\.|x{3,}\Z|\.{3})", re.I)
 
@@ -321,6 +327,9 @@ def _value(source: Source, name: str, end: int, weight: int) -> Span | None:
     if bare is None:
         return None
     start, stop = bare.span()
+    if stop - start == _JUDGED and _is_secret(bare.group(), name, weight):
+        rest = _BARE_REST.match(text, stop)
+        return Span(start, rest.end() if rest else stop, Kind.SECRET)
     if "#" in bare.group() and text[end - len(name) - 1 : end - len(name)] in {"?", "&"}:
         stop = start + bare.group().index("#")
     colon = operator.groupdict().get("sign") == ":"
@@ -354,7 +363,7 @@ def _is_random(value: str) -> bool:
     """Whether a value is more likely drawn than written: letters with digits, or detect-secrets' entropy."""
     if len(value) >= 8 and _LETTER.search(value) and _DIGIT.search(value):
         return True
-    return len(value) >= 20 and " " not in value and _entropy()(value) > 3.5
+    return len(value) >= 20 and " " not in value and _entropy()(value[:_JUDGED]) > 3.5
 
 
 @cache

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 from stemma.errors import InvalidInput
 from stemma.redaction import addresses, credentials
-from stemma.redaction.model import PLACEHOLDER, PRIORITY, Finding, Kind, Redacted, Source, Span, placeholder
+from stemma.redaction.model import PRIORITY, Finding, Kind, Redacted, Source, Span, find_placeholders, placeholder
 from stemma.redaction.names import is_secret_name
 from stemma.redaction.numbers import find_numbers
 
@@ -78,7 +80,7 @@ def _member(key: Any, value: Any, kinds: frozenset[Kind], depth: int) -> Any:
 
 
 def _as_text(value: Any, kinds: frozenset[Kind], name: str) -> Any:
-    text = value.decode("utf-8", "replace") if isinstance(value, bytes | bytearray | memoryview) else str(value)
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes | bytearray) else str(value)
     redacted = _redact(text, kinds, name)
     return redacted.text if redacted.findings else value
 
@@ -102,15 +104,10 @@ def _scan(text: str, kinds: frozenset[Kind], offset: int) -> list[Span]:
     found = {span for span in _detect(Source(text), kinds) if span.kind in kinds and span.end > offset}
     if not found:
         return []
-    taken = [(match.start(), match.end()) for match in PLACEHOLDER.finditer(text)] if _may_hold(text) else []
-    shifted = [(start - offset, end - offset) for start, end in taken]
+    taken = [(start - offset, end - offset) for start, end in find_placeholders(text)]
     return _settle(
-        [Span(max(0, span.start - offset), span.end - offset, span.kind) for span in found], shifted, text[offset:]
+        [Span(max(0, span.start - offset), span.end - offset, span.kind) for span in found], taken, text[offset:]
     )
-
-
-def _may_hold(text: str) -> bool:
-    return "]" in text or "***" in text
 
 
 def _detect(source: Source, kinds: frozenset[Kind]) -> Iterator[Span]:
@@ -147,15 +144,13 @@ def _settle(found: list[Span], taken: list[tuple[int, int]], text: str) -> list[
 
 def _owners(ranked: list[Span], taken: list[tuple[int, int]]) -> Iterator[tuple[int, int, Span]]:
     """Pieces of the text with the span that they belong to, in order; a span's neighbouring pieces are one."""
-    import heapq
-
     closed = [(start, end, -1) for start, end in taken]
     events = sorted([*((span.start, span.end, rank) for rank, span in enumerate(ranked)), *closed])
     borders = sorted({border for start, end, _ in events for border in (start, end)})
     open_: list[tuple[int, int]] = []
     following = 0
     current: tuple[int, int, int] | None = None
-    for left, right in zip(borders, borders[1:], strict=False):
+    for left, right in pairwise(borders):
         while following < len(events) and events[following][0] <= left:
             heapq.heappush(open_, (events[following][2], events[following][1]))
             following += 1

@@ -28,14 +28,8 @@ PROVIDER_PREFIXES = ("vs", "vsfb", "file", "asst", "thread", "msg", "resp", "bat
 _KEPT_OF_PROVIDER_ID = 8
 
 _PLACEHOLDERS = {kind: f"[{kind}]" for kind in Kind} | {Kind.URL_TOKEN: "[token]"}
-PLACEHOLDER = re.compile(
-    "|".join(
-        [
-            *(re.escape(text) for kind, text in _PLACEHOLDERS.items() if kind is not Kind.PROVIDER_ID),
-            rf"(?<![A-Za-z0-9])(?:{'|'.join(PROVIDER_PREFIXES)})[_-][A-Za-z0-9]{{0,6}}\*\*\*",
-        ]
-    )
-)
+_BRACKETED = re.compile(rf"\[(?:{'|'.join(text[1:-1] for text in sorted(set(_PLACEHOLDERS.values())))})\]")
+_SHORTENED = re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(PROVIDER_PREFIXES)})[_-][A-Za-z0-9]{{0,6}}\*\*\*")
 
 
 class Span(NamedTuple):
@@ -84,3 +78,9 @@ class Source:
 def placeholder(kind: Kind, value: str) -> str:
     """What replaces `value`: the kind in brackets; of a provider's id the first eight characters stay."""
     return f"{value[:_KEPT_OF_PROVIDER_ID]}***" if kind is Kind.PROVIDER_ID else _PLACEHOLDERS[kind]
+
+
+def find_placeholders(text: str) -> list[tuple[int, int]]:
+    """The places of replacements that are in the text already, in order."""
+    found = [match.span() for match in _BRACKETED.finditer(text)] if "]" in text else []
+    return sorted([*found, *(match.span() for match in _SHORTENED.finditer(text))]) if "***" in text else found

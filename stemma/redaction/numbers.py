@@ -19,7 +19,7 @@ _LEFT = re.compile(r"[0-9A-Za-z]{1,40}")
 def find_numbers(source: Source, *, phones: bool, identifiers: bool) -> Iterator[Span]:
     """Cards, IBANs, national ids and phone numbers: each word is looked at once, each look is bounded."""
     text = source.text
-    seen = phone_end = 0
+    seen = covered = 0
     for digits in _DIGITS.finditer(text):
         if digits.start() < seen:
             continue
@@ -28,11 +28,13 @@ def find_numbers(source: Source, *, phones: bool, identifiers: bool) -> Iterator
         if end - start > _LONGEST:
             continue
         if identifiers:
-            yield from find_identifiers(source, start, shape_of(text[start:end]))
-        if phones and start == digits.start() and start >= phone_end:
+            for span in find_identifiers(source, start, shape_of(text[start:end])):
+                covered = max(covered, span.end)
+                yield span
+        if phones and start == digits.start() and start >= covered:
             found = find_phone(source, start)
             if found is not None:
-                phone_end = found[1]
+                covered = found[1]
                 yield Span(*found, Kind.PHONE)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 from stemma.redaction.model import Source
 
@@ -14,7 +15,7 @@ _TRUNK_ZERO = (
     "GB", "DE", "FR", "NL", "BE", "AT", "CH", "IE", "SE", "FI", "AU", "NZ", "JP", "KR", "IN", "ZA", "TR", "IL", "TW",
     "IT", "BR",
 )  # fmt: skip
-_REGIONS = (*_TRUNK_ZERO, "US", "ES", "PT", "DK", "NO", "PL", "CZ", "GR", "MX", "AR", "SG", "HK", "CN")
+_NO_TRUNK = ("US", "ES", "PT", "DK", "NO", "PL", "CZ", "GR", "MX", "SG", "HK", "IT", "IN", "CN", "BR", "AR")
 
 _RUN = re.compile(r"[(+]{0,2}[0-9](?:[ \t\u00a0.\-/()\u2010-\u2015]{0,3}[0-9]){6,17}")
 _SEPARATED = re.compile(r"[0-9][^0-9]{1,3}[0-9]")
@@ -23,13 +24,20 @@ _NORTH_AMERICAN = re.compile(
     r"(?:1[-. ])?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}([-. ]))[2-9][0-9]{2}(?(1)\1|[-. ])[0-9]{4}(?![0-9])"
 )
 _DATE = re.compile(r"\(?[0-9]{1,4}([./-])[0-9]{1,2}\1[0-9]{1,4}(?![0-9]|\1[0-9])")
+# Digits behind a dash or point are the rest of a code, a date, a decimal.
+_BEHIND_A_CODE = re.compile(r"[0-9][\-./:]|[^\W\d_]-")
 _DECIMAL = re.compile(r"[0-9]{1,3}[.][0-9]{5,}(?![0-9 .\-/]*[0-9])")
 _CALLING = re.compile(
     r"(?:\btel|phone|fon\b|\bph\b|\bph\.|\bmob|\bcell|\bcall\b|\bring\b|\bdial\b|\bfax\b|whatsapp|\bsms\b|\btext me\b"
-    r"|handy|rufnummer|anruf|numéro|\btél|téléphone|appel|móvil|celular|llam|cellulare|telef|telev|puhelin|nummer"
+    r"|handy|rufnummer|anruf|numéro|\btél|téléphone|appel|móvil|celular|llam|cellulare|telef|telev|puhelin"
     r"|\bmobil|電話|전화|тел)[^0-9\n]{0,24}\Z"
 )
+_GROUP = re.compile("[0-9]+")
+_SHORTEST, _LONGEST = 7, 12
 _EXTENSION = 16
+_TRIES = 10
+_PRICED = ("_", "$", "€", "£", "¥", "#")
+_ESCAPES = ("\\n", "\\r", "\\t")
 
 
 @cache
@@ -39,11 +47,26 @@ def _library() -> Any:
     return phonenumbers
 
 
+_SERVICES = (
+    "fixed_line", "mobile", "toll_free", "premium_rate", "shared_cost", "personal_number", "voip", "pager", "uan",
+    "voicemail",
+)  # fmt: skip
+
+
 @cache
 def _plan(region: str) -> re.Pattern[str]:
-    """All national numbers of a region, as its numbering plan's pattern: a cheap test before the real one."""
-    metadata = _library().PhoneMetadata.metadata_for_region(region)
-    return re.compile(metadata.general_desc.national_number_pattern)
+    """All national numbers of a region and of those that share its country code, from the library's metadata.
+
+    The library compiles its patterns anew whenever `re` has forgotten them, which trying 34 regions ensures; this
+    pattern of ours leaves it the few regions in which the number can be valid.
+    """
+    library = _library()
+    patterns = set()
+    for sharing in library.COUNTRY_CODE_TO_REGION_CODE[library.country_code_for_region(region)]:
+        metadata = library.PhoneMetadata.metadata_for_region(sharing)
+        services = [getattr(metadata, service) for service in _SERVICES]
+        patterns |= {found.national_number_pattern for found in services if found and found.national_number_pattern}
+    return re.compile("|".join(sorted(patterns)))
 
 
 def find_phone(source: Source, start: int) -> tuple[int, int] | None:
@@ -58,53 +81,56 @@ def find_phone(source: Source, start: int) -> tuple[int, int] | None:
         begin -= 1
     if begin and text[begin - 1] == "(" and _BRACKETS.match(text, begin - 1):
         begin -= 1
-    if begin and (text[begin - 1].isalnum() or text[begin - 1] in "_$€£¥#"):
-        return None
-    # Digits behind a dash or point are the rest of a code, a date, a decimal.
     before = text[max(0, begin - 2) : begin]
-    if len(before) == 2 and (before[1] in "-./:" and before[0].isdigit() or before[1] == "-" and before[0].isalpha()):
+    if before[-1:] in _PRICED or (before[-1:].isalnum() and before not in _ESCAPES):
         return None
-    run = _RUN.match(text, begin)
+    run = None if _BEHIND_A_CODE.fullmatch(before) else _RUN.match(text, begin)
     if run is None or _DATE.match(text, start) or _DECIMAL.match(text, start):
         return None
     written = run.group()
-    window = text[begin : run.end() + _EXTENSION]
-    for region, leniency in _readings(source, begin, written):
-        found = _match(window, region, leniency)
-        if found is not None:
-            return begin + found[0], begin + found[1]
+    for reading in islice(_readings(source, begin, written), _TRIES):
+        window = written[: reading.length] if reading.length else text[begin : run.end() + _EXTENSION]
+        for found in _library().PhoneNumberMatcher(window, reading.region, reading.leniency, 4):
+            if found.start <= 2:
+                return begin + found.start, begin + found.end
+            break
     return None
 
 
-def _readings(source: Source, begin: int, written: str) -> Iterator[tuple[str | None, int]]:
+class _Reading(NamedTuple):
+    """A region in which to read a number, how strictly, and how much of what is written; 0: all and an extension."""
+
+    region: str | None
+    leniency: int
+    length: int = 0
+
+
+def _readings(source: Source, begin: int, written: str) -> Iterator[_Reading]:
     leniency = _library().Leniency
     if "+" in written[:2]:
-        yield None, leniency.VALID
+        yield _Reading(None, leniency.VALID)
         return
-    digits = re.sub(r"[^0-9]", "", written)
+    digits = "".join(_GROUP.findall(written))
     if digits.startswith("00"):
-        yield "DE", leniency.VALID
+        yield _Reading("DE", leniency.VALID)
         return
     if _CALLING.search(source.before(begin, 48)):
-        for region in _plausible(_REGIONS, digits):
-            yield region, leniency.VALID
+        regions = _TRUNK_ZERO if digits.startswith("0") else (*_NO_TRUNK, *_TRUNK_ZERO)
+        for region, length in _plausible(regions, written):
+            yield _Reading(region, leniency.VALID, length)
     if _NORTH_AMERICAN.match(source.text, begin):
-        yield "US", leniency.STRICT_GROUPING
+        yield _Reading("US", leniency.STRICT_GROUPING)
     if (digits.startswith("0") and _SEPARATED.search(written)) or _BRACKETS.match(written):
-        for region in _plausible(_TRUNK_ZERO, digits):
-            yield region, leniency.STRICT_GROUPING
+        for region, length in _plausible(_TRUNK_ZERO, written):
+            yield _Reading(region, leniency.STRICT_GROUPING, length)
 
 
-def _plausible(regions: tuple[str, ...], digits: str) -> Iterator[str]:
-    """Regions in whose plan some beginning of the digits is a number; a trunk 0 is not part of it."""
-    national = digits.removeprefix("0")
-    for region in regions:
-        plan = _plan(region)
-        if plan.match(national) or plan.match(digits):
-            yield region
-
-
-def _match(window: str, region: str | None, leniency: int) -> tuple[int, int] | None:
-    for found in _library().PhoneNumberMatcher(window, region, leniency, 4):
-        return (found.start, found.end) if found.start <= 2 else None
-    return None
+def _plausible(regions: tuple[str, ...], written: str) -> Iterator[tuple[str, int]]:
+    """Regions in whose plan the digits up to the end of a group are a number, and that end; the longest come first."""
+    groups = list(_GROUP.finditer(written))
+    for count in range(len(groups), 0, -1):
+        head = "".join(group.group() for group in groups[:count]).removeprefix("0")
+        if _SHORTEST <= len(head) <= _LONGEST:
+            for region in regions:
+                if _plan(region).fullmatch(head):
+                    yield region, groups[count - 1].end()
