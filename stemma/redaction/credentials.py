@@ -361,9 +361,9 @@ def _looks_made_up(value: str) -> bool:
 
 def _is_random(value: str) -> bool:
     """Whether a value is more likely drawn than written: letters with digits, or detect-secrets' entropy."""
-    if len(value) >= 8 and _LETTER.search(value) and _DIGIT.search(value):
+    if "://" not in value and len(value) >= 8 and _LETTER.search(value) and _DIGIT.search(value):
         return True
-    return len(value) >= 20 and " " not in value and _entropy()(value[:_JUDGED]) > 3.5
+    return len(value) >= 20 and " " not in value and "://" not in value and _entropy()(value[:_JUDGED]) > 3.5
 
 
 @cache

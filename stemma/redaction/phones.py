@@ -26,7 +26,7 @@ _NORTH_AMERICAN = re.compile(
 _DATE = re.compile(r"\(?[0-9]{1,4}([./-])[0-9]{1,2}\1[0-9]{1,4}(?![0-9]|\1[0-9])")
 # Digits behind a dash or point are the rest of a code, a date, a decimal.
 _BEHIND_A_CODE = re.compile(r"[0-9][\-./:]|[^\W\d_]-")
-_DECIMAL = re.compile(r"[0-9]{1,3}[.][0-9]{5,}(?![0-9 .\-/]*[0-9])")
+_DECIMAL = re.compile(r"[0-9]{1,2}\.[0-9]{5,}")
 _CALLING = re.compile(
     r"(?:\btel|phone|fon\b|\bph\b|\bph\.|\bmob|\bcell|\bcall\b|\bring\b|\bdial\b|\bfax\b|whatsapp|\bsms\b|\btext me\b"
     r"|handy|rufnummer|anruf|numéro|\btél|téléphone|appel|móvil|celular|llam|cellulare|telef|telev|puhelin"
@@ -91,7 +91,7 @@ def find_phone(source: Source, start: int) -> tuple[int, int] | None:
     for reading in islice(_readings(source, begin, written), _TRIES):
         window = written[: reading.length] if reading.length else text[begin : run.end() + _EXTENSION]
         for found in _library().PhoneNumberMatcher(window, reading.region, reading.leniency, 4):
-            if found.start <= 2:
+            if _GROUP.search(window, 0, found.start) is None:
                 return begin + found.start, begin + found.end
             break
     return None
