@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-BENCHMARKS = ("embedding_throughput", "unchanged_rerun", "search_latency", "relevance")
+BENCHMARKS = ("embedding_throughput", "unchanged_rerun", "search_latency", "relevance", "redaction")
 
 
 def main(names: list[str]) -> int:

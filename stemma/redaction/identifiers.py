@@ -149,7 +149,7 @@ def find_identifiers(source: Source, start: int, shape: str) -> Iterator[Span]:
             continue
         if rule.words and not _names(rule.words).search(source.before(begin, _CONTEXT)):
             continue
-        if any(_validator(name)(match.group().replace(" ", "")) for name in rule.validator.split()):
+        if any(_is_valid(name, match.group().replace(" ", "")) for name in rule.validator.split()):
             yield Span(begin, match.end(), rule.kind)
 
 
@@ -177,8 +177,6 @@ def _is_glued(text: str, start: int, end: int) -> bool:
 
 def _find_iban(text: str, start: int) -> Span | None:
     """An IBAN at `start`: the longest prefix of what may belong to it that its country's form and checksum accept."""
-    from stdnum import iban
-
     match = _IBAN.match(text, start) or _IBAN_COMPACT.match(text, start)
     if match is None:
         return None
@@ -187,13 +185,21 @@ def _find_iban(text: str, start: int) -> Span | None:
     for length in range(len(compact), _SHORTEST_IBAN - 1, -1):
         end = places[length - 1] + 1
         number = compact[:length]
-        if _remainder_of_97(number) == 1 and not _is_glued(text, start, end) and iban.is_valid(number):
+        if _remainder_of_97(number) == 1 and not _is_glued(text, start, end) and _is_valid("iban", number):
             return Span(start, end, Kind.IBAN)
     return None
 
 
 def _remainder_of_97(number: str) -> int:
     return int("".join(str(int(letter, 36)) for letter in number[4:] + number[:4])) % 97
+
+
+def _is_valid(validator: str, number: str) -> bool:
+    try:
+        return _validator(validator)(number)
+    except Exception:
+        # Some validators raise what they do not declare: cn.ric a KeyError for a county that it does not know.
+        return False
 
 
 @cache

@@ -50,9 +50,7 @@ _DOCUMENTS = st.lists(_BLOCKS, max_size=14).map("\n\n".join)
 
 def _markdown(text: str, title: str = "Pond life") -> ConvertedDocument:
     body, found, headings = read_markdown(text.replace("\r", ""), fallback_title=title)
-    return ConvertedDocument(
-        text=body, title=found, media_type="text/markdown", converter="test", headings=headings
-    )
+    return ConvertedDocument(text=body, title=found, media_type="text/markdown", converter="test", headings=headings)
 
 
 def _plain(text: str, page_starts: tuple[int, ...] = ()) -> ConvertedDocument:
@@ -62,9 +60,7 @@ def _plain(text: str, page_starts: tuple[int, ...] = ()) -> ConvertedDocument:
 
 
 def _prose(words: int, seed: str = "frog") -> str:
-    sentences = [
-        f"The {seed} number {n} lives in the pond and sings to the moon." for n in range(words // 12 + 1)
-    ]
+    sentences = [f"The {seed} number {n} lives in the pond and sings to the moon." for n in range(words // 12 + 1)]
     return " ".join(sentences)
 
 
@@ -78,9 +74,7 @@ def _check(document: ConvertedDocument, chunks: list[Chunk], limit: int) -> None
 
 def _uncovered(document: ConvertedDocument, chunks: list[Chunk]) -> str:
     """Words outside chunks, noise lines and heading lines."""
-    excused = [(chunk.start, chunk.end) for chunk in chunks] + list(
-        noise_spans(document.text, document.media_type)
-    )
+    excused = [(chunk.start, chunk.end) for chunk in chunks] + list(noise_spans(document.text, document.media_type))
     for heading in document.headings:
         word = re.compile(r"\w").search(document.text, heading.start)
         assert word is not None
@@ -206,15 +200,11 @@ def test_a_document_of_markup_alone_still_has_a_chunk() -> None:
 
 def test_fenced_code_is_never_taken_for_markup() -> None:
     code = "```html\n<img src='a.png'>\n<!-- note -->\n[x]: http://y\n```"
-    assert noise_spans(f"{code}\n\n<img src='a.png'>\n", "text/markdown") == (
-        (len(code) + 2, len(code) + 19),
-    )
+    assert noise_spans(f"{code}\n\n<img src='a.png'>\n", "text/markdown") == ((len(code) + 2, len(code) + 19),)
 
 
 def test_restructured_images_and_targets_are_left_out() -> None:
-    image = (
-        ".. image:: a.png\n   :target: https://ci.example.org/pond/frog/newt/heron/badge/main\n   :alt: Frog"
-    )
+    image = ".. image:: a.png\n   :target: https://ci.example.org/pond/frog/newt/heron/badge/main\n   :alt: Frog"
     text = f"Pond\n====\n\n{image}\n\n{_prose(60)}\n\n.. _x: http://y\n"
     document = ConvertedDocument(text, "Pond", "text/x-rst", "test", (Heading(0, 1, "Pond"),))
     (chunk,) = CHUNKER.chunk(document)

@@ -53,9 +53,7 @@ def test_front_matter_gives_the_title_and_is_not_text() -> None:
     assert document.headings[0].start == 0
 
 
-@pytest.mark.parametrize(
-    "source", ["---\nnot a mapping\n---\nword\n", "---\n: [broken\n---\nword\n", "---\nword\n"]
-)
+@pytest.mark.parametrize("source", ["---\nnot a mapping\n---\nword\n", "---\n: [broken\n---\nword\n", "---\nword\n"])
 def test_what_only_looks_like_front_matter_stays(source: str) -> None:
     assert _convert(source).text == source
 
@@ -154,9 +152,7 @@ def test_binary_data_under_the_name_of_a_text_is_not_text(data: bytes) -> None:
     assert _code(data, uri="readme.md") == "not_text"
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b" \n\t ", b"\xef\xbb\xbf", b"--- !! ---", b"<html><script>x()</script>"]
-)
+@pytest.mark.parametrize("data", [b"", b" \n\t ", b"\xef\xbb\xbf", b"--- !! ---", b"<html><script>x()</script>"])
 def test_a_document_without_words_is_empty(data: bytes) -> None:
     assert _code(data, uri="page.html") == "empty"
 

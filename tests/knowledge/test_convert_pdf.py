@@ -100,6 +100,4 @@ def test_pdfs_are_read_from_several_threads() -> None:
     files = [_pdf(*[[f"file {number} page {page}"] for page in range(5)]) for number in range(8)]
     with ThreadPoolExecutor(4) as pool:
         documents = list(pool.map(_convert, files))
-    assert [f"file {number} page 4" in document.text for number, document in enumerate(documents)] == [
-        True
-    ] * 8
+    assert [f"file {number} page 4" in document.text for number, document in enumerate(documents)] == [True] * 8

@@ -48,9 +48,7 @@ def _registered(database: Database, folder: Path) -> Source:
 
 def _texts(database: Database, *, removed: bool = False) -> dict[str, str]:
     with database.transaction() as connection:
-        return dict(
-            connection.execute("SELECT uri, text FROM documents WHERE removed = %s", (removed,)).fetchall()
-        )
+        return dict(connection.execute("SELECT uri, text FROM documents WHERE removed = %s", (removed,)).fetchall())
 
 
 def _quarantine(database: Database) -> dict[str, str]:
@@ -76,9 +74,7 @@ def test_the_first_sync_adds_and_a_second_changes_nothing(
     assert first.characters == len("# Frogs\n\nGreen.") + len("Newts are black.")
     assert [(step.done, step.total) for step in seen] == [(1, 2), (2, 2)]
     with database.transaction() as connection:
-        row = connection.execute(
-            "SELECT title, headings, page_starts, byte_size FROM documents WHERE uri = 'a.md'"
-        )
+        row = connection.execute("SELECT title, headings, page_starts, byte_size FROM documents WHERE uri = 'a.md'")
         assert row.fetchone() == ("Frogs", [{"start": 0, "level": 1, "title": "Frogs"}], [], 15)
 
 
@@ -263,9 +259,7 @@ def test_a_file_that_keeps_changing_is_quarantined_until_it_rests(
     finally:
         stop.set()
         writer.join()
-    assert [(entry.uri, entry.code) for entry in report.quarantined] == [
-        ("growing.txt", "changed_while_read")
-    ]
+    assert [(entry.uri, entry.code) for entry in report.quarantined] == [("growing.txt", "changed_while_read")]
     assert _texts(database) == {"calm.md": "Frogs"}
     assert sync_documents(database, source, settings).quarantined == []
     assert set(_texts(database)) == {"calm.md", "growing.txt"}
@@ -322,8 +316,7 @@ def test_two_syncs_of_one_source_take_turns(
         (folder / f"{number}.md").write_text(f"Frog {number}")
     reports: list[DocumentsReport] = []
     threads = [
-        threading.Thread(target=lambda: reports.append(sync_documents(database, source, settings)))
-        for _ in range(3)
+        threading.Thread(target=lambda: reports.append(sync_documents(database, source, settings))) for _ in range(3)
     ]
     for thread in threads:
         thread.start()

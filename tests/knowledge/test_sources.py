@@ -47,17 +47,13 @@ def test_builtin_sources_are_registered_once_and_the_inbox_folder_exists(
     assert sources.get(connection, "inbox") == sources.inbox_source(settings)
 
 
-def test_an_unknown_source_is_answered_with_the_known_names(
-    connection: Connection, settings: Settings
-) -> None:
+def test_an_unknown_source_is_answered_with_the_known_names(connection: Connection, settings: Settings) -> None:
     sources.ensure_builtin(connection, settings)
     with pytest.raises(NotFound, match="inbox, installed-docs"):
         sources.get(connection, "wiki")
 
 
-def test_a_source_can_be_registered_moved_removed_and_registered_again(
-    connection: Connection, tmp_path: Path
-) -> None:
+def test_a_source_can_be_registered_moved_removed_and_registered_again(connection: Connection, tmp_path: Path) -> None:
     first, second = tmp_path / "a", tmp_path / "b"
     first.mkdir()
     second.mkdir()
@@ -173,9 +169,7 @@ def test_a_file_that_vanishes_after_listing_is_missing(plain: Settings, tmp_path
     assert _refusal(item) == "file_missing"
 
 
-def test_a_name_that_is_not_utf8_still_gets_a_uri_that_a_database_can_hold(
-    plain: Settings, tmp_path: Path
-) -> None:
+def test_a_name_that_is_not_utf8_still_gets_a_uri_that_a_database_can_hold(plain: Settings, tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"caf\xe9.md")).write_text("x")
     (item,) = sources.read_items(_folder(tmp_path), plain)
     assert item.uri == r"caf\xe9.md"
