@@ -5,7 +5,14 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-BENCHMARKS = ("embedding_throughput", "unchanged_rerun", "search_latency", "relevance", "ledger")
+BENCHMARKS = (
+    "embedding_throughput",
+    "unchanged_rerun",
+    "search_latency",
+    "relevance",
+    "ledger",
+    "redaction",
+)
 
 
 def main(names: list[str]) -> int:

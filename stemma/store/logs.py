@@ -1,16 +1,19 @@
 """How every process of the studio logs: one JSON object per line on stderr, with what the context has bound.
 
-What to log is decided where it happens. Nothing here or there logs tokens, query strings or request bodies.
+What to log is decided where it happens. Nothing here or there logs tokens, query strings or request bodies; what slips
+into a message, a value or a traceback all the same is redacted here, after the line's text is complete.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from stemma.redaction import redact_value
 
 _SHARED: tuple[Processor, ...] = (
     structlog.contextvars.merge_contextvars,
@@ -18,6 +21,25 @@ _SHARED: tuple[Processor, ...] = (
     structlog.stdlib.add_logger_name,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 )
+
+# Set by this module, from values of its own.
+_OURS = frozenset({"timestamp", "level", "logger"})
+_UNREDACTABLE = "[unredactable]"
+
+
+def redact_event(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """The structlog processor that redacts every value of an event, whichever kind of logger it came from.
+
+    It stands behind the one that formats exceptions, and never raises: what cannot be redacted is not logged.
+    """
+    return {name: event[name] if name in _OURS else _redacted(name, event[name]) for name in event}
+
+
+def _redacted(name: str, value: Any) -> Any:
+    try:
+        return redact_value({name: value})[name]
+    except Exception:
+        return _UNREDACTABLE
 
 
 def configure_logging(level: str, *, stream: TextIO | None = None) -> None:
@@ -31,6 +53,7 @@ def configure_logging(level: str, *, stream: TextIO | None = None) -> None:
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
+            redact_event,
             structlog.processors.JSONRenderer(default=str, ensure_ascii=False),
         ],
     )
