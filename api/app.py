@@ -17,6 +17,7 @@ from api.middleware import BodyLimit, LoopbackOnly, RequestLog, TextGuard, is_lo
 from api.routers import API, documents, health, search, sources
 from stemma.errors import InvalidInput
 from stemma.knowledge.search import Searcher
+from stemma.ledger.service import Ledger
 from stemma.store.database import Database
 from stemma.store.settings import Settings, load_settings
 
@@ -87,4 +88,5 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         opened.callback(searcher.close)
         app.state.database = database
         app.state.searcher = searcher
+        app.state.ledger = opened.enter_context(Ledger(database.urls, settings))
         yield

@@ -1,4 +1,4 @@
-"""What routes ask for: settings, database, searcher and the page of a list, as annotated dependencies."""
+"""What routes ask for: settings, database, ledger, searcher and the page of a list, as annotated dependencies."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Query, Request
 
 from stemma.knowledge.search import Searcher
+from stemma.ledger.service import Ledger
 from stemma.store.database import Database
 from stemma.store.settings import Settings
 
@@ -25,6 +26,11 @@ def get_database(request: Request) -> Database:
 def get_searcher(request: Request) -> Searcher:
     """The process's searcher."""
     return cast(Searcher, request.app.state.searcher)
+
+
+def get_ledger(request: Request) -> Ledger:
+    """The process's ledger."""
+    return cast(Ledger, request.app.state.ledger)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,5 +51,6 @@ def get_page(
 
 SettingsDep = Annotated[Settings, Depends(get_settings)]
 DatabaseDep = Annotated[Database, Depends(get_database)]
+LedgerDep = Annotated[Ledger, Depends(get_ledger)]
 SearcherDep = Annotated[Searcher, Depends(get_searcher)]
 PageDep = Annotated[PageRequest, Depends(get_page)]

@@ -1,8 +1,8 @@
 """The entry point: collects the commands and turns errors into one line and an exit code.
 
 Exit codes: 0 done · 1 unexpected error, or nobody reads the output · 2 wrong usage or input · 3 not found ·
-4 conflict with the present state · 5 something needed is unavailable · 6 a check failed · 130 interrupted.
-`stemma up` runs until it is told to stop, so that Ctrl-C is its proper end: 0.
+4 conflict with the present state · 5 something needed is unavailable · 6 a check failed · 7 not allowed · 130
+interrupted. `stemma up` runs until it is told to stop, so that Ctrl-C is its proper end: 0.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ app = typer.Typer(
     help="Everything an AI studio produces, as materialized assets with receipts.",
     epilog=(
         "Exit codes: 0 done · 1 unexpected error · 2 wrong usage or input · 3 not found · 4 conflict · "
-        "5 unavailable · 6 a check failed · 130 interrupted."
+        "5 unavailable · 6 a check failed · 7 not allowed · 130 interrupted."
     ),
     no_args_is_help=True,
     add_completion=False,

@@ -55,6 +55,22 @@ class UnsupportedType(InvalidInput):
     title = "Unsupported type"
 
 
+class Unauthenticated(StemmaError):
+    """Nobody known sent this: no key, or one that is unknown, expired or revoked."""
+
+    status = 401
+    exit_code = 7
+    title = "Unauthenticated"
+
+
+class Forbidden(StemmaError):
+    """Whoever sent this is known and may not do it."""
+
+    status = 403
+    exit_code = 7
+    title = "Forbidden"
+
+
 class NotFound(StemmaError):
     """The named thing does not exist."""
 

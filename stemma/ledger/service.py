@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Self
+from typing import Self, TypeVar
 
+from stemma.ledger.change import Change
 from stemma.ledger.entries import Entry, NewEntry
 from stemma.ledger.signer import LedgerSigner, SignerStatus
 from stemma.ledger.writer import LedgerWriter, Statement
 from stemma.store.database import DatabaseUrls
 from stemma.store.settings import Settings
+
+T = TypeVar("T")
 
 
 class Ledger:
@@ -29,6 +32,23 @@ class Ledger:
     def append(self, entries: Sequence[NewEntry], companions: Sequence[Statement] = ()) -> Future[tuple[Entry, ...]]:
         """Append entries and run their companions in one transaction; see `LedgerWriter.append`."""
         return self._writer.append(entries, companions)
+
+    def commit(self, change: Change[T], *also: Statement) -> Future[T]:
+        """Write a change, with further statements, in one transaction; the future has its result.
+
+        Raises, and the future has, what `LedgerWriter.append` says.
+        """
+        answered: Future[T] = Future()
+        answered.set_running_or_notify_cancel()
+
+        def answer(appended: Future[tuple[Entry, ...]]) -> None:
+            try:
+                answered.set_result(change.result(appended.result()))
+            except BaseException as error:
+                answered.set_exception(error)
+
+        self.append(change.entries, (*change.companions, *also)).add_done_callback(answer)
+        return answered
 
     def status(self) -> SignerStatus:
         """How signing stands in this process."""

@@ -1,0 +1,43 @@
+"""Who acts: the caller of a route or command, after it has proved who it is."""
+
+from __future__ import annotations
+
+import getpass
+from dataclasses import dataclass
+from uuid import UUID
+
+from stemma.access.permissions import PERMISSIONS, SCOPES, Role, covers
+from stemma.errors import Forbidden
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """A caller with its role and scopes. `actor` is what ledger entries name: `key:<id>` or `local:<user name>`."""
+
+    actor: str
+    role: Role
+    scopes: frozenset[str]
+    key_id: UUID | None = None
+
+    def may(self, permission: str) -> bool:
+        """Whether its role has the permission and one of its scopes covers it."""
+        return self.role in PERMISSIONS[permission] and any(covers(scope, permission) for scope in self.scopes)
+
+    def require(self, permission: str) -> None:
+        """Raises Forbidden unless it may."""
+        if self.role not in PERMISSIONS[permission]:
+            roles = ", ".join(sorted(PERMISSIONS[permission]))
+            hint = f"{permission} takes one of the roles {roles}."
+            raise Forbidden("role_forbidden", f"The role {self.role} may not do this.", hint=hint)
+        if not self.may(permission):
+            hint = "Ask for a key with this scope."
+            raise Forbidden("scope_missing", f"This key has no scope that covers {permission}.", hint=hint)
+
+
+def local_principal() -> Principal:
+    """Whoever runs a command on this machine: they hold the database and the keys, and may do everything."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):
+        name = "unknown"
+    return Principal(f"local:{name}", Role.SUPER_ADMIN, frozenset(f"{scope}:*" for scope in SCOPES))
