@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from api import openapi, problems
+from api import idempotency, openapi, problems
 from api.limits import InFlight
 from api.middleware import BodyLimit, LoopbackOnly, RequestLog, TextGuard, is_loopback
 from api.routers import API, documents, health, search, sources
@@ -52,6 +52,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.state.given_database = database
     app.state.in_flight = InFlight()
     problems.install(app)
+    idempotency.install(app)
     openapi.install(app)
     app.include_router(health.router)
     app.include_router(search.router)
