@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from api import idempotency, openapi, problems
 from api.limits import InFlight
 from api.middleware import BodyLimit, LoopbackOnly, RequestLog, TextGuard, is_loopback
-from api.routers import API, documents, health, search, sources
+from api.routers import API, approvals, documents, health, search, sources
 from stemma.errors import InvalidInput
 from stemma.knowledge.search import Searcher
 from stemma.ledger.service import Ledger
@@ -59,9 +59,13 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(documents.router)
     app.include_router(documents.uploads)
     app.include_router(sources.router)
+    app.include_router(approvals.router)
     # The one added last sees a request first.
-    upload_bytes = settings.max_document_bytes + _MULTIPART_OVERHEAD
-    app.add_middleware(BodyLimit, larger={f"{API}{documents.UPLOAD_PATH}": upload_bytes})
+    larger = {
+        f"{API}{documents.UPLOAD_PATH}": settings.max_document_bytes + _MULTIPART_OVERHEAD,
+        f"{API}{approvals.PATH}": approvals.MAX_BODY_BYTES,
+    }
+    app.add_middleware(BodyLimit, larger=larger)
     app.add_middleware(TextGuard)
     app.add_middleware(LoopbackOnly)
     app.add_middleware(RequestLog)

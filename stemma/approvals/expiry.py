@@ -5,6 +5,7 @@ Reads say so by themselves; here the row and the ledger are brought after, once.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import Final
 
@@ -43,15 +44,14 @@ def settle_due(database: Database, ledger: Ledger) -> int:
 
     Another process may write the same, and the ledger may be busy: what is not written now is written by the next look.
     """
+    due = database.read(expire_due)
     written = 0
     try:
-        futures = [ledger.commit(change) for change in database.read(expire_due)]
+        futures = [ledger.commit(change) for change in due]
         for future in futures:
-            try:
+            with contextlib.suppress(Conflict):
                 future.result()
                 written += 1
-            except Conflict:
-                logger.debug("an approval was settled by somebody else")
     except Unavailable as error:
         logger.warning("expired approvals are settled later: %s", error)
     return written
