@@ -12,6 +12,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from api import idempotency, openapi, problems
+from api.access import Authentication
 from api.limits import InFlight
 from api.middleware import BodyLimit, LoopbackOnly, RequestLog, TextGuard, is_loopback
 from api.routers import API, approvals, documents, health, search, sources
@@ -65,6 +66,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
         f"{API}{documents.UPLOAD_PATH}": settings.max_document_bytes + _MULTIPART_OVERHEAD,
         f"{API}{approvals.PATH}": approvals.MAX_BODY_BYTES,
     }
+    app.add_middleware(Authentication)
     app.add_middleware(BodyLimit, larger=larger)
     app.add_middleware(TextGuard)
     app.add_middleware(LoopbackOnly)
