@@ -220,7 +220,7 @@ def show_approval(
     responses={
         200: {
             "description": "The exact bytes, with their own media type",
-            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+            "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
         },
         **problems(401, 403, 404, 429, 503),
     },

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
-from uuid import UUID
 
 import pytest
 
@@ -15,6 +14,7 @@ from stemma.approvals.catalog import get_approval
 from stemma.approvals.decisions import decide
 from stemma.approvals.model import Approval, Verdict
 from stemma.approvals.requests import Proposal, request
+from stemma.errors import StemmaError
 from stemma.ledger.change import Change
 from stemma.ledger.service import Ledger
 from stemma.store.database import Database
@@ -50,10 +50,13 @@ def ledger(database: Database, settings: Settings) -> Iterator[Ledger]:
 class Desk:
     """Approvals as a face handles them: prepare in a snapshot, commit through the ledger."""
 
-    def __init__(self, database: Database, ledger: Ledger, people: dict[str, Principal]) -> None:
+    def __init__(
+        self, database: Database, ledger: Ledger, people: dict[str, Principal], pass_deadline: Callable[..., None]
+    ) -> None:
         self.database = database
         self.ledger = ledger
         self.people = people
+        self.pass_deadline = pass_deadline
 
     def commit(self, change: Change[Any]) -> Any:
         return self.ledger.commit(change).result(20)
@@ -75,17 +78,6 @@ class Desk:
     def decide(self, approval: Approval, who: str, verdict: str = "approve", *, etag: str | None = None) -> Approval:
         return self.commit(self.prepare(approval, who, verdict, etag=etag))
 
-    def pass_deadline(self, approval_id: UUID) -> None:
-        """Make it as if it had been asked for long ago; nobody but the table's owner can."""
-        with self.database.owner() as connection:
-            connection.execute("ALTER TABLE approvals DISABLE TRIGGER frozen")
-            connection.execute(
-                "UPDATE approvals SET requested_at = now() - interval '2 days', expires_at = now() - interval '1 day'"
-                " WHERE id = %s",
-                (approval_id,),
-            )
-            connection.execute("ALTER TABLE approvals ENABLE TRIGGER frozen")
-
     def entries(self, approval: Approval, chain: str = "approvals") -> list[tuple[str, bytes]]:
         """Kind and body of the ledger's entries about an approval, in their order."""
         query = "SELECT kind, body FROM ledger WHERE chain = %s AND subject = %s ORDER BY seq"
@@ -98,9 +90,9 @@ class Desk:
 
 
 @pytest.fixture
-def desk(database: Database, ledger: Ledger, people: dict[str, Principal]) -> Desk:
+def desk(database: Database, ledger: Ledger, people: dict[str, Principal], pass_deadline: Callable[..., None]) -> Desk:
     """Asking and deciding."""
-    return Desk(database, ledger, people)
+    return Desk(database, ledger, people, pass_deadline)
 
 
 @pytest.fixture
@@ -108,8 +100,6 @@ def refused() -> Callable[..., None]:
     """The call has to raise a typed error with this code."""
 
     def expect(code: str, call: Callable[..., Any], *arguments: Any, **named: Any) -> None:
-        from stemma.errors import StemmaError
-
         with pytest.raises(StemmaError) as raised:
             call(*arguments, **named)
         assert raised.value.code == code

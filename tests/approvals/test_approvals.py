@@ -205,6 +205,15 @@ def test_of_sixteen_deciders_at_once_one_has_the_say(desk: Any, settings: Settin
     assert desk.steps(asked) == ["requested", winner.state]
 
 
+def test_of_two_who_approve_the_same_state_one_has_to_look_again(desk: Any) -> None:
+    asked = desk.ask(approvals_needed=2)
+    first, second = (desk.prepare(asked, who, etag=asked.etag) for who in ("rita", "rolf"))
+    assert desk.commit(first).state is State.PENDING
+    with pytest.raises(PreconditionFailed):
+        desk.commit(second)
+    assert desk.decide(asked, "rolf").state is State.APPROVED
+
+
 def test_an_approval_is_of_exactly_these_bytes_for_this_use(desk: Any, refused: Refused) -> None:
     use = {"kind": "publish", "subject": "policy/refunds"}
 
