@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from api import idempotency, openapi, problems
 from api.access import Authentication
+from api.bodies import JsonGuard
 from api.limits import InFlight
 from api.middleware import BodyLimit, LoopbackOnly, RequestLog, TextGuard, is_loopback
 from api.routers import API, approvals, documents, health, search, sources
@@ -66,6 +67,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
         f"{API}{documents.UPLOAD_PATH}": settings.max_document_bytes + _MULTIPART_OVERHEAD,
         f"{API}{approvals.PATH}": approvals.MAX_BODY_BYTES,
     }
+    app.add_middleware(JsonGuard)
     app.add_middleware(Authentication)
     app.add_middleware(BodyLimit, larger=larger)
     app.add_middleware(TextGuard)
