@@ -12,6 +12,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from api import idempotency, openapi, problems
+from api.access import Authentication
 from api.bodies import JsonGuard
 from api.limits import InFlight
 from api.middleware import BodyLimit, LoopbackOnly, RequestLog, TextGuard, is_loopback
@@ -63,6 +64,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     # The one added last sees a request first.
     upload_bytes = settings.max_document_bytes + _MULTIPART_OVERHEAD
     app.add_middleware(JsonGuard)
+    app.add_middleware(Authentication)
     app.add_middleware(BodyLimit, larger={f"{API}{documents.UPLOAD_PATH}": upload_bytes})
     app.add_middleware(TextGuard)
     app.add_middleware(LoopbackOnly)

@@ -12,13 +12,16 @@ from typing import Annotated, Any
 import httpx
 import psycopg
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
+from fastapi import APIRouter, FastAPI, Response
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
 
+from api import idempotency
+from api.access import Rule, allow
 from api.app import create_app
 from api.deps import LedgerDep
 from api.idempotency import OnceDep
-from stemma.access.permissions import SCOPES, Role
+from stemma.access.keys import IssuedKey
 from stemma.access.principal import Principal
 from stemma.errors import InvalidInput
 from stemma.ledger.change import Change
@@ -41,18 +44,12 @@ class Made(BaseModel):
     secret: str | None = None
 
 
-def let_in(request: Request, x_actor: Annotated[str, Header()] = "key:one") -> Principal:
-    principal = Principal(x_actor, Role.OWNER, frozenset(f"{scope}:*" for scope in SCOPES))
-    request.state.principal = principal
-    return principal
-
-
 router = APIRouter()
 
 
 @router.post("/things/{name}", status_code=201, response_model=Made)
 async def make(
-    name: str, wanted: Wanted, principal: Annotated[Principal, Depends(let_in)], once: OnceDep, ledger: LedgerDep
+    name: str, wanted: Wanted, principal: Annotated[Principal, allow("ingest:write")], once: OnceDep, ledger: LedgerDep
 ) -> Any:
     if wanted.amount < 0:
         raise InvalidInput("amount_invalid", "Less than nothing.", field="amount")
@@ -72,7 +69,7 @@ async def make(
 
 
 @router.delete("/things", status_code=204)
-async def clear(principal: Annotated[Principal, Depends(let_in)], once: OnceDep, ledger: LedgerDep) -> Response:
+async def clear(principal: Annotated[Principal, allow("ingest:write")], once: OnceDep, ledger: LedgerDep) -> Response:
     entry = NewEntry(CHAIN, "cleared", principal.actor, "all", {})
     return await once.commit(ledger, Change((entry,), (), lambda _: None), status=204, body=lambda _: None)
 
@@ -164,9 +161,16 @@ def test_a_key_belongs_to_one_request(things: httpx.Client, effects: Callable[[]
     assert effects() == 1
 
 
-def test_keys_of_other_callers_and_routes_are_others(things: httpx.Client, effects: Callable[[], int]) -> None:
+def test_keys_of_other_callers_and_routes_are_others(
+    settings: Settings,
+    database: Database,
+    issue_key: Callable[..., IssuedKey],
+    things: httpx.Client,
+    effects: Callable[[], int],
+) -> None:
+    other = issue_key(settings, database.urls).key
     assert send(things).json()["seq"] == 1
-    assert send(things, headers={"Idempotency-Key": "k", "X-Actor": "key:two"}).json()["seq"] == 2
+    assert send(things, headers={"Idempotency-Key": "k", "Authorization": f"Bearer {other}"}).json()["seq"] == 2
     assert things.delete("/things", headers={"Idempotency-Key": "k"}).status_code == 204
     assert effects() == 3
 
@@ -219,12 +223,17 @@ def test_a_client_that_is_gone_finds_its_answer_when_it_returns(
 
 
 def test_of_two_processes_one_has_the_effect_and_both_the_answer(
-    settings: Settings, database: Database, serve: Any, effects: Callable[[], int]
+    settings: Settings,
+    database: Database,
+    issue_key: Callable[..., IssuedKey],
+    serve: Any,
+    effects: Callable[[], int],
 ) -> None:
     # Each application has its own ledger and registry, as a process has.
+    caller = issue_key(settings, database.urls).key
     with (
-        serve(application(settings, database)) as one,
-        serve(application(settings, database)) as two,
+        serve(application(settings, database), key=caller) as one,
+        serve(application(settings, database), key=caller) as two,
         ThreadPoolExecutor(16) as threads,
     ):
         keys = [f"k{number}" for number in range(30)]
@@ -254,3 +263,14 @@ def test_the_document_tells_of_the_key(things: httpx.Client) -> None:
     assert (parameter["in"], parameter["required"]) == ("header", False)
     assert {"409", "503"} <= set(operation["responses"])
     assert set(operation["responses"]["201"]["headers"]) == {"Idempotency-Replayed"}
+
+
+def test_every_route_that_changes_something_asks_for_it_after_its_permission() -> None:
+    changing = 0
+    for route in iter_route_contexts(create_app().routes):
+        if {"POST", "PUT", "PATCH", "DELETE"} & (route.methods or set()):
+            asked = [dependency.call for dependency in route.dependant.dependencies]
+            rules = [place for place, call in enumerate(asked) if isinstance(call, Rule)]
+            assert rules and rules[0] < asked.index(idempotency.once), (route.methods, route.path)
+            changing += 1
+    assert changing
