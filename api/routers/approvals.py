@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from starlette.concurrency import run_in_threadpool
 
 from api.access import allow
+from api.bodies import RequestBody
 from api.deps import DatabaseDep, LedgerDep, PageDep
 from api.idempotency import OnceDep
 from api.limits import limited
@@ -47,10 +48,8 @@ def _decoded(value: Any) -> bytes:
 Base64 = Annotated[bytes, BeforeValidator(_decoded), WithJsonSchema({"type": "string", "contentEncoding": "base64"})]
 
 
-class ProposalBody(BaseModel):
+class ProposalBody(RequestBody):
     """What somebody is asked to approve."""
-
-    model_config = ConfigDict(extra="forbid")
 
     kind: str = Field(description="What is to be done", examples=["publish"], max_length=63)
     subject: str = Field(description="What it is to be done with", examples=["policy/refunds"], max_length=300)
@@ -81,10 +80,8 @@ class ProposalBody(BaseModel):
         )
 
 
-class ReasonBody(BaseModel):
+class ReasonBody(RequestBody):
     """Why somebody decides as they do."""
-
-    model_config = ConfigDict(extra="forbid")
 
     reason: str = Field(default="", description="A denial needs one", examples=["The limit is what we agreed on."])
 
@@ -146,7 +143,7 @@ class ApprovalsBody(BaseModel):
     "",
     status_code=201,
     response_model=ApprovalBody,
-    responses=problems(400, 401, 403, 409, 429, 503),
+    responses=problems(401, 403, 409, 429, 503),
     summary="Ask for an approval",
 )
 async def request_approval(
@@ -245,7 +242,7 @@ def download_content(
 @router.post(
     "/{id}/approve",
     response_model=ApprovalBody,
-    responses=problems(400, 401, 403, 404, 409, 412, 428, 429, 503),
+    responses=problems(401, 403, 404, 409, 412, 428, 429, 503),
     summary="Approve",
 )
 async def approve(
@@ -268,7 +265,7 @@ async def approve(
 @router.post(
     "/{id}/deny",
     response_model=ApprovalBody,
-    responses=problems(400, 401, 403, 404, 409, 412, 428, 429, 503),
+    responses=problems(401, 403, 404, 409, 412, 428, 429, 503),
     summary="Deny",
 )
 async def deny(
