@@ -56,9 +56,16 @@ class ProposalBody(RequestBody):
     content: Base64 = Field(description="The exact bytes to approve, base64, at most 1 MiB", examples=["YjogMwo="])
     media_type: str = Field(default="application/octet-stream", examples=["text/yaml"], max_length=300)
     diff: str = Field(
-        default="", description="What differs from now, in the requester's words", examples=["-b: 2\n+b: 3"]
+        default="",
+        max_length=requests.MAX_DIFF,
+        description="What differs from now, in the requester's words",
+        examples=["-b: 2\n+b: 3"],
     )
-    reason: str = Field(description="Why it should be approved", examples=["Refunds of up to 100 need no call."])
+    reason: str = Field(
+        description="Why it should be approved",
+        max_length=requests.MAX_REASON,
+        examples=["Refunds of up to 100 need no call."],
+    )
     risk: Risk = Risk.MEDIUM
     deciders: list[Role] = Field(
         default=[], max_length=len(Role), description="Roles that may decide; empty: all that have `approvals:decide`"
@@ -83,7 +90,12 @@ class ProposalBody(RequestBody):
 class ReasonBody(RequestBody):
     """Why somebody decides as they do."""
 
-    reason: str = Field(default="", description="A denial needs one", examples=["The limit is what we agreed on."])
+    reason: str = Field(
+        default="",
+        max_length=requests.MAX_REASON,
+        description="A denial needs one",
+        examples=["The limit is what we agreed on."],
+    )
 
 
 class SummaryBody(BaseModel):
@@ -217,7 +229,7 @@ def show_approval(
     responses={
         200: {
             "description": "The exact bytes, with their own media type",
-            "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
+            "content": {"*/*": {"schema": {}}},
         },
         **problems(401, 403, 404, 429, 503),
     },
