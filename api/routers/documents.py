@@ -19,6 +19,7 @@ from stemma.access.principal import Principal
 from stemma.knowledge import catalog
 from stemma.knowledge.convert import SUPPORTED
 from stemma.knowledge.uploads import UploadStatus, record_upload, store_upload
+from stemma.store.cursors import Page
 
 UPLOAD_PATH: Final = "/documents"
 
@@ -116,7 +117,7 @@ def list_documents(
     database: DatabaseDep,
     page: PageDep,
     source: Annotated[str | None, Query(max_length=63, description="Only this source")] = None,
-) -> catalog.Page[catalog.DocumentSummary]:
+) -> Page[catalog.DocumentSummary]:
     """The documents that are present, in the order in which they were first read."""
     return database.read(
         lambda connection: catalog.list_documents(connection, source=source, cursor=page.cursor, limit=page.limit)
