@@ -31,7 +31,8 @@ from stemma.store.cursors import Page
 from stemma.store.database import Connection, Database
 
 PATH: Final = "/approvals"
-MAX_BODY_BYTES: Final = requests.MAX_CONTENT_BYTES * 4 // 3 + 4 * requests.MAX_DIFF + (1 << 16)
+# Room for the largest content in base64 and the largest diff in UTF-8.
+MAX_BODY_BYTES: Final = 5 << 19
 
 router = APIRouter(prefix=f"{API}{PATH}", tags=["approvals"], route_class=limited("approvals"))
 
