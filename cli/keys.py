@@ -64,11 +64,8 @@ def list_all(as_json: Json = False) -> None:
     if as_json:
         print_json([{**plain(key), "state": key.state(now)} for key in found])
         return
-    rows = [
-        (str(k.id), k.name, k.role, "\n".join(k.scopes), k.state(now), _day(k.expires_at), _day(k.last_used_at))
-        for k in found
-    ]
-    columns = ("id", "name", "role", "scopes", "state", "expires", "last used")
+    rows = [(str(k.id), k.name, "\n".join((k.role, *k.scopes)), _state(k, now)) for k in found]
+    columns = ("id", "name", "role and scopes", "state")
     print_table("API keys", columns, rows, empty="No API keys. `stemma keys create --help` says how to make one.")
 
 
@@ -145,8 +142,9 @@ def _expiry(expires_in: str | None) -> datetime | None:
         raise InvalidInput("duration_invalid", what, field="--expires-in", hint=hint) from error
 
 
-def _day(at: datetime | None) -> str:
-    return at.astimezone(UTC).date().isoformat() if at else ""
+def _state(key: ApiKey, now: datetime) -> str:
+    end = key.expires_at.astimezone(UTC).date().isoformat() if key.expires_at else ""
+    return f"{key.state(now)}\nto {end}" if end else key.state(now)
 
 
 def _commit(settings: Settings, database: Database, prepare: Callable[[Connection], list[Change[T]]]) -> list[T]:
