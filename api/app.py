@@ -14,9 +14,11 @@ from fastapi import FastAPI
 from api import openapi, problems
 from api.limits import InFlight
 from api.middleware import BodyLimit, LoopbackOnly, RequestLog, TextGuard, is_loopback
-from api.routers import API, documents, health, search, sources
+from api.routers import API, documents, health, historian, ledger, search, sources
+from api.streams import Streams
 from stemma.errors import InvalidInput
 from stemma.knowledge.search import Searcher
+from stemma.ledger.feed import CHANNEL
 from stemma.ledger.service import Ledger
 from stemma.store.database import Database
 from stemma.store.settings import Settings, load_settings
@@ -58,6 +60,9 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(documents.router)
     app.include_router(documents.uploads)
     app.include_router(sources.router)
+    app.include_router(historian.router)
+    app.include_router(historian.streams)
+    app.include_router(ledger.router)
     # The one added last sees a request first.
     upload_bytes = settings.max_document_bytes + _MULTIPART_OVERHEAD
     app.add_middleware(BodyLimit, larger={f"{API}{documents.UPLOAD_PATH}": upload_bytes})
@@ -89,4 +94,5 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.database = database
         app.state.searcher = searcher
         app.state.ledger = opened.enter_context(Ledger(database.urls, settings))
-        yield
+        async with Streams(database.urls.app, CHANNEL) as app.state.streams:
+            yield

@@ -23,7 +23,7 @@ from stemma.store.files import storage_error
 
 MEDIA_TYPE: Final = "application/problem+json"
 
-_RETRY_AFTER = {429: "1", 503: "5"}
+_RETRY_AFTER: Final[Mapping[int | str, str]] = {429: "1", 503: "5", "head_pending": "1"}
 _CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 _DETAILS = {404: "There is nothing at this address.", 405: "This address does not answer to that method."}
 
@@ -73,7 +73,8 @@ def problem_response(
         errors=errors or [],
         hint=hint,
     )
-    retry = {"Retry-After": _RETRY_AFTER[status]} if status in _RETRY_AFTER else {}
+    seconds = _RETRY_AFTER.get(code, _RETRY_AFTER.get(status))
+    retry = {"Retry-After": seconds} if seconds else {}
     return JSONResponse(
         problem.model_dump(mode="json") | dict(extensions or {}),
         status_code=status,

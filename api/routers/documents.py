@@ -15,6 +15,7 @@ from api.routers import API
 from stemma.knowledge import catalog
 from stemma.knowledge.convert import SUPPORTED
 from stemma.knowledge.uploads import Upload, UploadStatus, store_upload
+from stemma.store.cursors import Page
 
 UPLOAD_PATH: Final = "/documents"
 
@@ -103,7 +104,7 @@ def list_documents(
     database: DatabaseDep,
     page: PageDep,
     source: Annotated[str | None, Query(max_length=63, description="Only this source")] = None,
-) -> catalog.Page[catalog.DocumentSummary]:
+) -> Page[catalog.DocumentSummary]:
     """The documents that are present, in the order in which they were first read."""
     return database.read(
         lambda connection: catalog.list_documents(connection, source=source, cursor=page.cursor, limit=page.limit)

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from psycopg.rows import class_row
 
 from stemma.errors import InvalidInput, NotFound
 from stemma.knowledge import sources
 from stemma.knowledge.models import SourceKind
-from stemma.store.cursors import decode_cursor, encode_cursor
+from stemma.store.cursors import Page, decode_cursor, encode_cursor
 from stemma.store.database import Connection
 
 T = TypeVar("T")
@@ -23,14 +23,6 @@ T = TypeVar("T")
 MAX_EXCERPT = 100_000
 MAX_OFFSET = 2**31 - 1 - MAX_EXCERPT
 DEFAULT_EXCERPT = 2_000
-
-
-@dataclass(frozen=True, slots=True)
-class Page(Generic[T]):
-    """One page of a list; `next_cursor` is None on the last."""
-
-    data: tuple[T, ...]
-    next_cursor: str | None
 
 
 @dataclass(frozen=True, slots=True)
