@@ -8,6 +8,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, File, Path, Query, Response, UploadFile
 from pydantic import BaseModel, Field
 
+from api.access import allow
 from api.deps import DatabaseDep, PageDep, SettingsDep
 from api.limits import limited
 from api.openapi import problems
@@ -19,8 +20,12 @@ from stemma.store.cursors import Page
 
 UPLOAD_PATH: Final = "/documents"
 
-router = APIRouter(prefix=API, tags=["documents"], route_class=limited("documents"))
-uploads = APIRouter(prefix=API, tags=["documents"], route_class=limited("uploads"))
+router = APIRouter(
+    prefix=API, tags=["documents"], route_class=limited("documents"), dependencies=[allow("ingest:read")]
+)
+uploads = APIRouter(
+    prefix=API, tags=["documents"], route_class=limited("uploads"), dependencies=[allow("ingest:write")]
+)
 
 
 class UploadBody(BaseModel):

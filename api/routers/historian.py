@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import AwareDatetime, BaseModel, Field
 
+from api.access import allow
 from api.deps import DatabaseDep, PageDep
 from api.limits import limited
 from api.openapi import problems
@@ -22,8 +23,8 @@ from stemma.ledger.journal import HISTORIAN
 from stemma.store.cursors import Page
 from stemma.store.database import Database
 
-router = APIRouter(prefix=API, tags=["historian"], route_class=limited("ledger"))
-streams = APIRouter(prefix=API, tags=["historian"])
+router = APIRouter(prefix=API, tags=["historian"], route_class=limited("ledger"), dependencies=[allow("ledger:read")])
+streams = APIRouter(prefix=API, tags=["historian"], dependencies=[allow("ledger:read"), Depends(hold_place)])
 
 
 class TransitionBody(BaseModel):
@@ -92,7 +93,6 @@ def _start(database: DatabaseDep, wanted: FilterDep, last_event_id: LastEventIdD
     "/historian/stream",
     response_class=EventSourceResponse,
     responses=problems(429, 503),
-    dependencies=[Depends(hold_place)],
     summary="Follow the studio's state transitions",
 )
 async def stream_transitions(

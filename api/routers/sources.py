@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
+from api.access import allow
 from api.deps import DatabaseDep, PageDep
 from api.limits import limited
 from api.openapi import problems
@@ -16,7 +17,7 @@ from stemma.knowledge import catalog
 from stemma.knowledge.models import SourceKind
 from stemma.store.cursors import Page
 
-router = APIRouter(prefix=API, tags=["sources"], route_class=limited("documents"))
+router = APIRouter(prefix=API, tags=["sources"], route_class=limited("documents"), dependencies=[allow("ingest:read")])
 
 
 class SourceBody(BaseModel):
