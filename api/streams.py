@@ -22,7 +22,7 @@ from fastapi.sse import ServerSentEvent
 from psycopg import sql
 
 from api.limits import IN_FLIGHT, InFlight
-from stemma.errors import InvalidInput, Unavailable
+from stemma.errors import InvalidInput, Unauthenticated, Unavailable
 
 POLL_SECONDS: Final = 2.0
 
@@ -83,13 +83,16 @@ class Streams:
     async def follow(self, topic: Topic, position: int, read: Callable[[int], Batch]) -> AsyncIterator[ServerSentEvent]:
         """Events from `position` on, for ever; `read` runs in a thread, in a snapshot of its own.
 
-        A database that does not answer is waited for: the client sees heartbeats and misses nothing.
+        A database that does not answer is waited for: the client sees heartbeats and misses nothing. The stream ends
+        when `read` raises Unauthenticated.
         """
         while not self._ended:
             # Asked for before reading, so that what commits meanwhile is not slept over.
             news = self._news.setdefault(topic, asyncio.Event())
             try:
                 batch = await anyio.to_thread.run_sync(read, position, limiter=self._readers)
+            except Unauthenticated:
+                return
             except (Unavailable, psycopg.OperationalError):
                 batch = Batch((), position, more=False)
             for event in batch.events:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -17,14 +18,17 @@ from api.limits import limited
 from api.openapi import problems
 from api.routers import API
 from api.streams import Batch, LastEventIdDep, StreamsDep, Topic, hold_place, no_event_id
+from stemma.access.authentication import require_in_force
+from stemma.access.principal import Principal
 from stemma.ledger import feed
 from stemma.ledger.entries import Entry
 from stemma.ledger.journal import HISTORIAN
 from stemma.store.cursors import Page
-from stemma.store.database import Database
 
 router = APIRouter(prefix=API, tags=["historian"], route_class=limited("ledger"), dependencies=[allow("ledger:read")])
-streams = APIRouter(prefix=API, tags=["historian"], dependencies=[allow("ledger:read"), Depends(hold_place)])
+streams = APIRouter(prefix=API, tags=["historian"], dependencies=[Depends(hold_place)])
+
+ReaderDep = Annotated[Principal, allow("ledger:read")]
 
 
 class TransitionBody(BaseModel):
@@ -79,14 +83,22 @@ def list_transitions(database: DatabaseDep, page: PageDep, wanted: FilterDep) ->
     return Page(tuple(map(_body, found.data)), found.next_cursor)
 
 
-def _start(database: DatabaseDep, wanted: FilterDep, last_event_id: LastEventIdDep) -> int:
-    """The seq after which a stream begins."""
+@dataclass(frozen=True, slots=True)
+class Following:
+    """Which transitions a stream gives, and the seq after which it begins."""
+
+    wanted: feed.Filter
+    start: int
+
+
+def following(database: DatabaseDep, wanted: FilterDep, last_event_id: LastEventIdDep) -> Following:
+    """Where a request's stream begins; raises InvalidInput for an event that the Historian does not have."""
     tail = database.read(lambda connection: feed.tail(connection, HISTORIAN))
     if last_event_id is None:
-        return 0 if wanted.since else tail
+        return Following(wanted, 0 if wanted.since else tail)
     if last_event_id > tail:
         raise no_event_id()
-    return last_event_id
+    return Following(wanted, last_event_id)
 
 
 @streams.get(
@@ -96,23 +108,27 @@ def _start(database: DatabaseDep, wanted: FilterDep, last_event_id: LastEventIdD
     summary="Follow the studio's state transitions",
 )
 async def stream_transitions(
-    database: DatabaseDep, streams: StreamsDep, wanted: FilterDep, start: Annotated[int, Depends(_start)]
+    database: DatabaseDep, streams: StreamsDep, reader: ReaderDep, following: Annotated[Following, Depends(following)]
 ) -> AsyncIterator[ServerSentEvent]:
     """Server-sent events, the oldest first: `data` is a transition as in the list, `id` its `seq`.
 
-    Begins with what comes next, with `since` at that time, and with `Last-Event-ID` after that event. Events may be
-    left out by the filters, never otherwise. The server may end it at any time; an EventSource resumes by itself.
+    Begins with what comes next, with `since` at that time, and with `Last-Event-ID` after that event. Nothing is left
+    out but by the filters. The server may end the stream at any time, and does when the key is revoked or expires; an
+    EventSource resumes by itself.
     """
-    topic = Topic(feed.CHANNEL, HISTORIAN)
-    async for event in streams.follow(topic, start, lambda position: _read(database, wanted, position)):
+
+    def read(position: int) -> Batch:
+        with database.snapshot() as connection:
+            require_in_force(connection, reader)
+            stretch = feed.read_after(connection, HISTORIAN, following.wanted, position)
+        return Batch([_event(entry) for entry in stretch.entries], stretch.seq, stretch.more)
+
+    async for event in streams.follow(Topic(feed.CHANNEL, HISTORIAN), following.start, read):
         yield event
 
 
-def _read(database: Database, wanted: feed.Filter, position: int) -> Batch:
-    with database.snapshot() as connection:
-        stretch = feed.read_after(connection, HISTORIAN, wanted, position)
-    events = [ServerSentEvent(id=str(entry.seq), raw_data=_body(entry).model_dump_json()) for entry in stretch.entries]
-    return Batch(events, stretch.seq, stretch.more)
+def _event(entry: Entry) -> ServerSentEvent:
+    return ServerSentEvent(id=str(entry.seq), raw_data=_body(entry).model_dump_json())
 
 
 def _body(entry: Entry) -> TransitionBody:

@@ -17,11 +17,13 @@ from api.limits import limited
 from api.openapi import problems
 from api.routers import API
 from stemma.access.principal import Principal
+from stemma.errors import NotFound
 from stemma.ledger.entries import Entry
 from stemma.ledger.heads import SignedHead
 from stemma.ledger.journal import AUDIT
 from stemma.ledger.keys import public_keys
-from stemma.ledger.standing import newest_head, prove_entry, read_entry, read_standing
+from stemma.ledger.proofs import InclusionProof, prove_inclusion
+from stemma.ledger.standing import newest_head, read_entry, read_standing
 from stemma.store.database import Connection
 
 router = APIRouter(prefix=API, tags=["ledger"], route_class=limited("ledger"))
@@ -95,7 +97,8 @@ class ProofBody(BaseModel):
 @router.get("/ledger/chains", response_model=ChainsBody, responses=problems(429, 503), summary="List the chains")
 def list_chains(database: DatabaseDep, settings: SettingsDep, reader: ReaderDep) -> ChainsBody:
     """Every chain with its entries and what the newest head says of it."""
-    standing = database.read(lambda connection: read_standing(connection, settings))
+    head = newest_head(settings)
+    standing = database.read(lambda connection: read_standing(connection, head))
     return ChainsBody(
         data=[
             ChainBody(chain=c.chain, entries=c.entries, signed=c.signed, root=c.root.hex() if c.root else None)
@@ -109,7 +112,10 @@ def list_chains(database: DatabaseDep, settings: SettingsDep, reader: ReaderDep)
 )
 def read_head(settings: SettingsDep, reader: ReaderDep) -> HeadBody:
     """Keep it somewhere else: whatever the ledger becomes has to continue it."""
-    return _head(newest_head(settings))
+    head = newest_head(settings)
+    if head is None:
+        raise NotFound("head_missing", "The ledger has no signed head yet.", hint="Its first entry gets one.")
+    return _head(head)
 
 
 @router.get(
@@ -132,14 +138,19 @@ def prove(database: DatabaseDep, settings: SettingsDep, reader: ReaderDep, entry
     A head is signed within a second of a commit; until then the answer is 503 with the code `head_pending`.
     """
 
-    def proven(connection: Connection) -> ProofBody:
-        entry = _readable(connection, reader, entry_id)
-        proof = prove_entry(connection, settings, entry)
-        path = [node.hex() for node in proof.path]
-        key = public_keys(settings)[proof.head.head.key_id]
-        return ProofBody(entry=_entry(entry), path=path, head=_head(proof.head), public_key=key.public)
+    head = newest_head(settings)
 
-    return database.read(proven)
+    def read(connection: Connection) -> tuple[Entry, InclusionProof]:
+        entry = _readable(connection, reader, entry_id)
+        return entry, prove_inclusion(connection, head, entry.chain, entry.seq)
+
+    entry, proof = database.read(read)
+    return ProofBody(
+        entry=_entry(entry),
+        path=[node.hex() for node in proof.path],
+        head=_head(proof.head),
+        public_key=public_keys(settings)[proof.head.head.key_id].public,
+    )
 
 
 def _readable(connection: Connection, reader: Principal, entry_id: UUID) -> Entry:

@@ -54,6 +54,14 @@ def authenticate(database: Database, settings: Settings, text: str) -> Principal
     return Principal(f"key:{key.id}", Role(key.role), frozenset(key.scopes), key.id)
 
 
+def require_in_force(connection: Connection, principal: Principal) -> None:
+    """Ask again for who is answered over a long time; raises Unauthenticated once its key is revoked or expired."""
+    if principal.key_id is not None:
+        key = _find(connection, principal.key_id)
+        assert key is not None
+        _require_in_force(key, datetime.now(UTC))
+
+
 def _find(connection: Connection, key_id: UUID) -> _KnownKey | None:
     with connection.cursor(row_factory=class_row(_KnownKey)) as cursor:
         return cursor.execute(

@@ -76,11 +76,9 @@ class Filter:
     @property
     def parameters(self) -> dict[str, str | datetime]:
         """What was given, by the name of its condition."""
-        kind, family = self.kind, None
-        if kind is not None and kind.endswith("."):
-            kind, family = None, kind[:-1]
+        family = self.kind[:-1] if self.kind and self.kind.endswith(".") else None
         given = {
-            "kind": kind,
+            "kind": None if family else self.kind,
             "family": family,
             "subject": self.subject,
             "actor": self.actor,

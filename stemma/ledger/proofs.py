@@ -56,21 +56,26 @@ class ConsistencyProof:
         )
 
 
-def prove_inclusion(connection: Connection, head: SignedHead, chain: str, seq: int) -> InclusionProof:
+def prove_inclusion(connection: Connection, head: SignedHead | None, chain: str, seq: int) -> InclusionProof:
     """Prove that an entry is under a head.
 
     The head knows the roots of its complete subtrees, so that only the hashes of the one that holds the entry are read:
     few for a new entry, at most all that the head covers.
 
-    Raises NotFound for an entry that is not there, Unavailable with code `head_pending` when the head is older than the
-    entry, CheckFailed with code `ledger_contradicts_head` when the stored hashes do not give the signed root.
+    Raises NotFound for an entry that is not there, Unavailable with code `head_pending` when there is no head or it is
+    older than the entry, CheckFailed with code `ledger_contradicts_head` when the stored hashes do not give the signed
+    root.
     """
-    tree = head.head.of(chain)
-    if tree is None or seq > tree.size:
+    tree = head.head.of(chain) if head else None
+    if head is None or tree is None or seq > tree.size:
         row = connection.execute("SELECT FROM ledger WHERE chain = %s AND seq = %s", (chain, seq)).fetchone()
         if row is None:
             raise _no_entry(chain, seq)
-        raise head_pending(chain, seq)
+        raise Unavailable(
+            "head_pending",
+            f"No head covers entry {seq:,} of {chain} yet.",
+            hint="One is signed within a second of a commit while a process of the studio runs; try again then.",
+        )
     if seq < 1:
         raise _no_entry(chain, seq)
     index, frontier = seq - 1, resumable(head)[chain]
@@ -81,15 +86,6 @@ def prove_inclusion(connection: Connection, head: SignedHead, chain: str, seq: i
         if merkle.verify_inclusion(leaf, index, tree.size, path, tree.root):
             return InclusionProof(chain, seq, leaf, tuple(path), head)
     raise _contradiction(chain)
-
-
-def head_pending(chain: str, seq: int) -> Unavailable:
-    """The error for an entry that is there and under no head yet."""
-    return Unavailable(
-        "head_pending",
-        f"No head covers entry {seq:,} of {chain} yet.",
-        hint="One is signed within a second of a commit; try again then.",
-    )
 
 
 def prove_consistency(connection: Connection, old: SignedHead, new: SignedHead, chain: str) -> ConsistencyProof:

@@ -1,4 +1,4 @@
-"""How far the ledger is signed: its chains beside the newest head, one entry, and the proof that a head covers it.
+"""How the ledger stands: its chains beside the newest signed head, and one entry.
 
 Only reads live here. Whether the whole ledger is what was signed is the business of `verification`.
 """
@@ -16,7 +16,6 @@ from stemma.ledger.entries import Entry
 from stemma.ledger.feed import read_tails
 from stemma.ledger.heads import HeadStore, SignedHead
 from stemma.ledger.keys import public_keys
-from stemma.ledger.proofs import InclusionProof, head_pending, prove_inclusion
 from stemma.store.database import Connection
 from stemma.store.settings import Settings
 
@@ -45,18 +44,16 @@ class Standing:
         return sum(chain.entries - chain.signed for chain in self.chains)
 
 
-def newest_head(settings: Settings) -> SignedHead:
-    """The newest head; raises NotFound before the first, CheckFailed for one that no key of this ledger signed."""
-    head = HeadStore(settings).believed(public_keys(settings))
-    if head is None:
-        hint = "One is signed within a second of the first entry while a process of the studio runs."
-        raise NotFound("head_missing", "The ledger has no signed head yet.", hint=hint)
-    return head
+def newest_head(settings: Settings) -> SignedHead | None:
+    """The newest head, for a snapshot that begins after it was read: else the head may cover what that does not see.
+
+    Raises CheckFailed for one that no key of this ledger signed, Unavailable where the second store does not answer.
+    """
+    return HeadStore(settings).believed(public_keys(settings))
 
 
-def read_standing(connection: Connection, settings: Settings) -> Standing:
-    """How the chains stand beside the newest head; raises what reading the second store does, and CheckFailed."""
-    head = HeadStore(settings).believed(public_keys(settings))
+def read_standing(connection: Connection, head: SignedHead | None) -> Standing:
+    """How the chains stand beside a head."""
     trees = {tree.chain: tree for tree in head.head.chains} if head else {}
     chains: list[ChainStanding] = []
     waiting: list[datetime] = []
@@ -82,14 +79,3 @@ def read_entry(connection: Connection, entry_id: UUID) -> Entry:
     if entry is None:
         raise NotFound("entry_not_found", f"The ledger has no entry {entry_id}.", field="id")
     return entry
-
-
-def prove_entry(connection: Connection, settings: Settings, entry: Entry) -> InclusionProof:
-    """The proof that the newest head covers an entry.
-
-    Raises Unavailable with code `head_pending` where none does yet, CheckFailed where what is stored contradicts it.
-    """
-    head = HeadStore(settings).believed(public_keys(settings))
-    if head is None:
-        raise head_pending(entry.chain, entry.seq)
-    return prove_inclusion(connection, head, entry.chain, entry.seq)
