@@ -1,4 +1,4 @@
-"""Pages of keyset-paged lists and their cursors: opaque to the client, the sort key of the last row to us.
+"""Keyset-paged lists: their pages, and their cursors, opaque to the client and the sort key of the last row to us.
 
 What the key is belongs to the list; a cursor carries its list's name, so that it is refused by any other.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -25,6 +26,12 @@ class Page(Generic[T]):
 
     data: tuple[T, ...]
     next_cursor: str | None
+
+
+def cut_page(found: Sequence[T], limit: int, cursor_after: Callable[[T], str]) -> Page[T]:
+    """Cut a list that was read one row too far, so that the last page is known to be the last."""
+    kept = tuple(found[:limit])
+    return Page(kept, cursor_after(kept[-1]) if len(found) > limit else None)
 
 
 def encode_cursor(listing: str, *key: int | str) -> str:
