@@ -245,7 +245,7 @@ def test_a_thousand_requests_over_a_hundred_keys_have_a_hundred_effects(
     first = [answer.json()["name"] for answer in done if "idempotency-replayed" not in answer.headers]
     assert len(first) == len(set(first)) == 100
     assert {answer.json()["code"] for answer in answers if answer.status_code == 409} <= {"idempotency_in_flight"}
-    assert count(database, "SELECT count(*) FROM ledger WHERE kind = 'document.uploaded'") == 100
+    assert count(database, "SELECT count(*) FROM audit WHERE action = 'document.uploaded'") == 100
     assert len(list(settings.inbox.glob("*.md"))) == 100
 
 
