@@ -134,7 +134,7 @@ def get_streams(request: Request) -> Streams:
 async def hold_place(request: Request) -> AsyncIterator[None]:
     """Hold one of the places for streams until the response has ended; raises TooManyRequests where none is free."""
     in_flight: InFlight = request.app.state.in_flight
-    with in_flight.slot("streams", IN_FLIGHT["streams"]):
+    with in_flight.slot(IN_FLIGHT["streams"], "streams"):
         yield
 
 

@@ -26,7 +26,7 @@ from stemma.ledger.journal import HISTORIAN
 from stemma.store.cursors import Page
 
 router = APIRouter(prefix=API, tags=["historian"], route_class=limited("ledger"), dependencies=[allow("ledger:read")])
-streams = APIRouter(prefix=API, tags=["historian"], dependencies=[Depends(hold_place)])
+streams = APIRouter(prefix=API, tags=["historian"], dependencies=[allow("ledger:read"), Depends(hold_place)])
 
 ReaderDep = Annotated[Principal, allow("ledger:read")]
 

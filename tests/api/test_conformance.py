@@ -56,7 +56,8 @@ def studio(
 ) -> Iterator[httpx.Client]:
     """A client of a studio of its own, whose requests may change anything."""
     urls = new_database()
-    settings = Settings(home=tmp_path_factory.mktemp("conformance"))
+    home = tmp_path_factory.mktemp("conformance")
+    settings = Settings(home=home, api_requests_per_minute=1_000_000)
     with Database(urls) as database, serve(create_app(settings, database=database)) as client:
         yield client
     drop_database(urls)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
@@ -231,37 +230,39 @@ def test_a_thousand_requests_over_a_hundred_keys_have_a_hundred_effects(
     serve: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(IN_FLIGHT, "uploads", 1000)
+    monkeypatch.setitem(IN_FLIGHT, "keys", 1000)
+    wide = settings.model_copy(update={"api_requests_in_flight": 1000})
     caller = issue_key(settings, database.urls).key
     # Each application has its own ledger and registry, as a process has.
     with (
-        serve(create_app(settings, database=database), key=caller) as one,
-        serve(create_app(settings, database=database), key=caller) as two,
+        serve(create_app(wide, database=database), key=caller) as one,
+        serve(create_app(wide, database=database), key=caller) as two,
     ):
-        answers = asyncio.run(upload_all(([one] * 100 + [two] * 100) * 5, keys=100))
-    # 200: the other application had just stored the file, and this one was first to record it.
-    assert Counter(answer.status_code for answer in answers).keys() <= {200, 201, 409}
-    done = [answer for answer in answers if answer.is_success]
-    first = [answer.json()["name"] for answer in done if "idempotency-replayed" not in answer.headers]
-    assert len(first) == len(set(first)) == 100
-    assert {answer.json()["code"] for answer in answers if answer.status_code == 409} <= {"idempotency_in_flight"}
-    assert count(database, "SELECT count(*) FROM audit WHERE action = 'document.uploaded'") == 100
-    assert len(list(settings.inbox.glob("*.md"))) == 100
+        answers = asyncio.run(create_all(([one] * 100 + [two] * 100) * 5, keys=100))
+    done = [answer for answer in answers if answer.status_code == 201]
+    first = {answer.json()["id"]: answer for answer in done if "idempotency-replayed" not in answer.headers}
+    assert len(first) == 100
+    assert {answer.json()["id"] for answer in done} == first.keys()
+    refused = [answer for answer in answers if answer.status_code != 201]
+    assert {code(answer) for answer in refused} <= {(409, "idempotency_in_flight")}
+    assert all(answer.json()["key"] is None for answer in done if answer not in first.values())
+    assert count(database, "SELECT count(*) FROM api_keys WHERE name LIKE 'repeated %'") == 100
+    assert count(database, "SELECT count(*) FROM audit WHERE action = 'key.created' AND actor LIKE 'key:%'") == 100
 
 
-async def upload_all(clients: Sequence[httpx.Client], *, keys: int) -> list[httpx.Response]:
-    """Upload through each client, under one key after the other, all at once."""
+async def create_all(clients: Sequence[httpx.Client], *, keys: int) -> list[httpx.Response]:
+    """Create an API key through each client, under one idempotency key after the other, all at once."""
     async with httpx.AsyncClient(timeout=120, trust_env=False, limits=httpx.Limits()) as sender:
 
-        def upload(number: int, client: httpx.Client) -> Coroutine[Any, Any, httpx.Response]:
-            name = f"{number % keys}.md"
+        def create(number: int, client: httpx.Client) -> Coroutine[Any, Any, httpx.Response]:
+            name = f"repeated {number % keys}"
             return sender.post(
-                client.base_url.join("/api/v1/documents"),
-                files={"file": (name, f"# Note {name}".encode())},
+                client.base_url.join("/api/v1/keys"),
+                json={"name": name, "role": "Viewer", "scopes": ["search:*"]},
                 headers={"Authorization": client.headers["Authorization"], "Idempotency-Key": name},
             )
 
-        return await asyncio.gather(*(upload(number, client) for number, client in enumerate(clients)))
+        return await asyncio.gather(*(create(number, client) for number, client in enumerate(clients)))
 
 
 def test_who_keeps_an_answer_removes_old_ones(things: httpx.Client, database: Database) -> None:
