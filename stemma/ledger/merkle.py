@@ -46,13 +46,43 @@ class Frontier:
 
     def root(self) -> bytes:
         """The root of the tree as it is now."""
-        if not self.nodes:
-            return EMPTY_ROOT
-        return reduce(lambda right, left: node_hash(left, right), reversed(self.nodes))
+        return _joined(self.nodes) if self.nodes else EMPTY_ROOT
+
+    def subtree(self, index: int) -> range:
+        """The leaves of the complete subtree that holds leaf `index` (from 0); raises IndexError outside the tree."""
+        return self._subtrees()[self._holding(index)]
+
+    def inclusion_proof(self, index: int, leaves: Sequence[bytes]) -> list[bytes]:
+        """The audit path of leaf `index`, given the leaves of its `subtree` alone; raises IndexError."""
+        number = self._holding(index)
+        path = inclusion_proof(leaves, index - self._subtrees()[number].start)
+        if right := self.nodes[number + 1 :]:
+            path.append(_joined(right))
+        return path + self.nodes[:number][::-1]
+
+    def _holding(self, index: int) -> int:
+        for number, leaves in enumerate(self._subtrees()):
+            if index in leaves:
+                return number
+        raise IndexError(f"leaf {index} of a tree of {self.size}")
+
+    def _subtrees(self) -> list[range]:
+        """The leaves under each node."""
+        spans, start = [], 0
+        for bit in reversed(range(self.size.bit_length())):
+            if width := self.size & 1 << bit:
+                spans.append(range(start, start + width))
+                start += width
+        return spans
 
     def is_sound(self) -> bool:
         """Whether the number of subtrees fits the size, as it has to for one that was read from a file."""
         return len(self.nodes) == self.size.bit_count()
+
+
+def _joined(nodes: Sequence[bytes]) -> bytes:
+    """The root over complete subtrees, largest first."""
+    return reduce(lambda right, left: node_hash(left, right), reversed(nodes))
 
 
 def root(leaves: Iterable[bytes]) -> bytes:

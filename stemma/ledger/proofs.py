@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from stemma.errors import CheckFailed, NotFound, Unavailable
 from stemma.ledger import merkle
-from stemma.ledger.heads import ChainHead, SignedHead
+from stemma.ledger.heads import SignedHead, resumable
 from stemma.ledger.keys import PublicKey
 from stemma.store.database import Connection
 
@@ -56,26 +56,36 @@ class ConsistencyProof:
         )
 
 
-def prove_inclusion(connection: Connection, head: SignedHead, chain: str, seq: int) -> InclusionProof:
-    """Prove that an entry is under a head; reads the hashes of all entries of its chain that the head covers.
+def prove_inclusion(connection: Connection, head: SignedHead | None, chain: str, seq: int) -> InclusionProof:
+    """Prove that an entry is under a head.
 
-    Raises NotFound for an entry that is not there, Unavailable with code `head_pending` when the head is older than the
-    entry, CheckFailed with code `ledger_contradicts_head` when the stored hashes do not give the signed root.
+    The head knows the roots of its complete subtrees, so that only the hashes of the one that holds the entry are read:
+    few for a new entry, at most all that the head covers.
+
+    Raises NotFound for an entry that is not there, Unavailable with code `head_pending` when there is no head or it is
+    older than the entry, CheckFailed with code `ledger_contradicts_head` when the stored hashes do not give the signed
+    root.
     """
-    tree = head.head.of(chain)
-    if tree is None or seq > tree.size:
+    tree = head.head.of(chain) if head else None
+    if head is None or tree is None or seq > tree.size:
         row = connection.execute("SELECT FROM ledger WHERE chain = %s AND seq = %s", (chain, seq)).fetchone()
         if row is None:
             raise _no_entry(chain, seq)
         raise Unavailable(
             "head_pending",
             f"No head covers entry {seq:,} of {chain} yet.",
-            hint="One is signed within a second of a commit while a process of the studio runs.",
+            hint="One is signed within a second of a commit while a process of the studio runs; try again then.",
         )
     if seq < 1:
         raise _no_entry(chain, seq)
-    leaves = _leaves(connection, tree)
-    return InclusionProof(chain, seq, leaves[seq - 1], tuple(merkle.inclusion_proof(leaves, seq - 1)), head)
+    index, frontier = seq - 1, resumable(head)[chain]
+    subtree = frontier.subtree(index)
+    leaves = _leaves(connection, chain, subtree)
+    if len(leaves) == len(subtree):
+        leaf, path = leaves[index - subtree.start], frontier.inclusion_proof(index, leaves)
+        if merkle.verify_inclusion(leaf, index, tree.size, path, tree.root):
+            return InclusionProof(chain, seq, leaf, tuple(path), head)
+    raise _contradiction(chain)
 
 
 def prove_consistency(connection: Connection, old: SignedHead, new: SignedHead, chain: str) -> ConsistencyProof:
@@ -83,23 +93,24 @@ def prove_consistency(connection: Connection, old: SignedHead, new: SignedHead, 
     before, after = old.head.of(chain), new.head.of(chain)
     if before is None or after is None or before.size > after.size:
         raise NotFound("chain_not_covered", f"The two heads do not cover {chain} in this order.", field="chain")
-    leaves = _leaves(connection, after)
+    leaves = _leaves(connection, chain, range(after.size))
+    if len(leaves) != after.size or merkle.root(leaves) != after.root:
+        raise _contradiction(chain)
     return ConsistencyProof(chain, old, new, tuple(merkle.consistency_proof(leaves, before.size)))
 
 
-def _leaves(connection: Connection, tree: ChainHead) -> list[bytes]:
+def _leaves(connection: Connection, chain: str, indexes: range) -> list[bytes]:
     with connection.cursor(binary=True) as cursor:
         rows = cursor.execute(
-            "SELECT entry_hash FROM ledger WHERE chain = %s AND seq <= %s ORDER BY seq", (tree.chain, tree.size)
+            "SELECT entry_hash FROM ledger WHERE chain = %s AND seq > %s AND seq <= %s ORDER BY seq",
+            (chain, indexes.start, indexes.stop),
         ).fetchall()
-    leaves = [hashed for (hashed,) in rows]
-    if len(leaves) != tree.size or merkle.root(leaves) != tree.root:
-        raise CheckFailed(
-            "ledger_contradicts_head",
-            f"The stored entries of {tree.chain} are not those that were signed.",
-            hint="Run `stemma verify`.",
-        )
-    return leaves
+    return [hashed for (hashed,) in rows]
+
+
+def _contradiction(chain: str) -> CheckFailed:
+    what = f"The stored entries of {chain} are not those that were signed."
+    return CheckFailed("ledger_contradicts_head", what, hint="Run `stemma verify`.")
 
 
 def _no_entry(chain: str, seq: int) -> NotFound:
