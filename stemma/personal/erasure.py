@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Final
 from uuid import UUID
 
@@ -19,7 +18,6 @@ from stemma.errors import NotFound
 from stemma.ledger.change import Change
 from stemma.ledger.entries import Entry, NewEntry
 from stemma.ledger.journal import audited
-from stemma.ledger.keys import keys_folder
 from stemma.ledger.writer import LedgerWriter, Statement
 from stemma.personal import register
 from stemma.personal.fields import in_body
@@ -104,11 +102,11 @@ def destroy_key(connection: Connection, settings: Settings, planned: Plan) -> No
     """
     if planned.key is not None:
         register.add(settings, planned.subject, planned.key)
-        destroy(keys_folder(settings), planned.subject, planned.key)
+        destroy(settings, planned.subject, planned.key)
         return
     query = "SELECT key_id FROM subject_keys WHERE pseudonym = %s AND erased_at IS NOT NULL"
     for (key_id,) in connection.execute(query, (planned.subject.pseudonym,)).fetchall():
-        destroy(keys_folder(settings), planned.subject, key_id)
+        destroy(settings, planned.subject, key_id)
 
 
 def erase(principal: Principal, planned: Plan) -> Change[Erasure]:
@@ -143,13 +141,13 @@ def _erased(principal: Principal, subject: Subject, key_id: UUID) -> tuple[tuple
     return entries, (mark,)
 
 
-def reapply(url: str, home: Path, erased: Mapping[UUID, Subject], principal: Principal) -> int:
-    """Erase again, in a database and a home that were just restored, what the register says; returns how many lived.
+def reapply(url: str, settings: Settings, erased: Mapping[UUID, Subject], principal: Principal) -> int:
+    """Erase again, in a database and a home that were restored, what the register says; returns how many lived.
 
-    `url` is of a role that may write the database, which need not be in its place yet. Raises Unavailable.
+    Neither need be in its place yet: `url` is of a role that may write the database. Raises Unavailable.
     """
     for key_id, subject in erased.items():
-        destroy(home / "keys", subject, key_id)
+        destroy(settings, subject, key_id)
     with connect(url) as connection:
         if connection.execute("SELECT to_regclass('public.subject_keys')").fetchone() == (None,):
             return 0

@@ -9,11 +9,9 @@ in dead tuples, in its log, in replicas and in dumps. Which key lives is for the
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -24,10 +22,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 
 from stemma.errors import Unavailable
-from stemma.ledger.keys import keys_folder
 from stemma.personal.subjects import Subject, subject_of
 from stemma.store.database import Connection
-from stemma.store.files import make_folders, staged, storage_error, sync_folder
+from stemma.store.files import storage_error, sync_folder
+from stemma.store.keyfiles import keys_folder, locked_keys, write_key
 from stemma.store.settings import Settings
 
 _ROOT = "personal-root.key"
@@ -48,7 +46,7 @@ class Keyring:
     """The key files of one studio. Safe among threads and processes, also those of machines that share the folder."""
 
     def __init__(self, settings: Settings, root: bytes) -> None:
-        self._folder = keys_folder(settings)
+        self._settings = settings
         self._naming = _derived(root, b"stemma subject pseudonym")
         self._wrapping = _derived(root, b"stemma subject key encryption")
 
@@ -61,10 +59,7 @@ class Keyring:
         """
         path = keys_folder(settings) / _ROOT
         if not path.exists():
-            row = connection.execute("SELECT EXISTS (SELECT FROM subject_keys)").fetchone()
-            if row == (True,):
-                raise _root_lost("is gone")
-            _write(path.parent, path, secrets.token_hex(_KEY_BYTES))
+            _make_root(connection, settings)
         return cls(settings, _read_root(path))
 
     @classmethod
@@ -81,7 +76,7 @@ class Keyring:
 
     def held(self, subject: Subject) -> SubjectKey | None:
         """The key whose file is there; raises Unavailable with code `personal_key_unreadable` for a damaged one."""
-        path = _key_file(self._folder, subject)
+        path = _key_file(keys_folder(self._settings), subject)
         try:
             key_id, wrapped = _parse(path.read_bytes())
             return SubjectKey(key_id, aes_key_unwrap(self._wrapping, wrapped))
@@ -108,26 +103,23 @@ class Keyring:
 
         A key that sealed nothing in the end, because its entry was not appended, is the next one's.
         """
-        if (key := self.held(subject)) is not None:
+        with locked_keys(self._settings) as folder:
+            key = self.held(subject)
+            if key is None:
+                key = SubjectKey(uuid4(), secrets.token_bytes(_KEY_BYTES))
+                wrapped = aes_key_wrap(self._wrapping, key.secret)
+                content = json.dumps({"key": str(key.key_id), "wrapped": wrapped.hex()})
+                write_key(_key_file(folder, subject), content.encode(), 0o600)
             return key
-        new = SubjectKey(uuid4(), secrets.token_bytes(_KEY_BYTES))
-        wrapped = aes_key_wrap(self._wrapping, new.secret)
-        content = json.dumps({"key": str(new.key_id), "wrapped": wrapped.hex()})
-        _write(self._folder, _key_file(self._folder, subject), content)
-        if (key := self.held(subject)) is None:
-            what = f"The key of {subject.reference} was destroyed while it was made."
-            raise Unavailable("personal_key_destroyed", what, hint="Try again.")
-        return key
 
 
-def destroy(keys: Path, subject: Subject, key_id: UUID) -> bool:
-    """Overwrite and remove this key of the subject below the folder `keys`; says whether it was there.
+def destroy(settings: Settings, subject: Subject, key_id: UUID) -> bool:
+    """Overwrite and remove this key of the subject; says whether it was there.
 
     A file that holds another key of theirs stays. Raises Unavailable where the file system refuses.
     """
-    path = _key_file(keys, subject)
     try:
-        with _locked(keys / _SUBJECTS), path.open("r+b") as file:
+        with locked_keys(settings) as folder, _key_file(folder, subject).open("r+b") as file:
             content = file.read()
             if _names_another(content, key_id):
                 return False
@@ -135,8 +127,8 @@ def destroy(keys: Path, subject: Subject, key_id: UUID) -> bool:
             file.write(bytes(len(content)))
             file.flush()
             os.fsync(file.fileno())
-            path.unlink()
-            sync_folder(path.parent)
+            _key_file(folder, subject).unlink()
+            sync_folder(_key_file(folder, subject).parent)
             return True
     except FileNotFoundError:
         return False
@@ -192,25 +184,10 @@ def _derived(root: bytes, purpose: bytes) -> bytes:
     return HKDF(algorithm=SHA256(), length=_KEY_BYTES, salt=None, info=purpose).derive(root)
 
 
-def _write(keys: Path, path: Path, text: str) -> None:
-    """Make a durable file of mode 600 below the folder `keys`, unless there is one."""
-    try:
-        keys.mkdir(mode=0o700, parents=True, exist_ok=True)
-        make_folders(path.parent)
-    except OSError as error:
-        raise storage_error(error) from error
-    with staged(keys) as file:
-        file.path.chmod(0o600)
-        file.write(text.encode())
-        file.flush()
-        file.create(path)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+def _make_root(connection: Connection, settings: Settings) -> None:
+    row = connection.execute("SELECT EXISTS (SELECT FROM subject_keys)").fetchone()
+    if row == (True,):
+        raise _root_lost("is gone")
+    with locked_keys(settings) as folder:
+        if not (folder / _ROOT).exists():
+            write_key(folder / _ROOT, secrets.token_hex(_KEY_BYTES).encode(), 0o600)

@@ -13,7 +13,6 @@ from uuid import UUID
 from stemma.errors import InvalidInput, Unavailable
 from stemma.ledger.change import Change
 from stemma.ledger.entries import Entry, NewEntry
-from stemma.ledger.keys import keys_folder
 from stemma.ledger.writer import Statement
 from stemma.personal import marking
 from stemma.personal.fields import SealedField, replaced, sealed
@@ -41,7 +40,7 @@ class Sealer:
     def __init__(self, connection: Connection, settings: Settings) -> None:
         """Raises Unavailable with code `personal_root_lost`."""
         self._connection = connection
-        self._folder = keys_folder(settings)
+        self._settings = settings
         self._keyring = Keyring.open(connection, settings)
         self._keys: dict[Subject, SubjectKey] = {}
 
@@ -94,7 +93,7 @@ class Sealer:
                 raise _key_missing(subject)
             return held
         if held is not None and held.key_id in known:
-            destroy(self._folder, subject, held.key_id)
+            destroy(self._settings, subject, held.key_id)
         return self._keyring.ensure(subject)
 
 

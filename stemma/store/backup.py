@@ -240,7 +240,8 @@ def restore(settings: Settings, archive: Path, *, force: bool = False) -> Archiv
             _restore_database(settings, place, staging / f"{place.role}.dump", suffix, manifest)
             if erased and place.role == "stemma":
                 fresh = place.named(f"{place.name}_restore_{suffix}")
-                erasure.reapply(fresh, staging / _HOME, erased, local_principal())
+                restored = settings.model_copy(update={"home": staging / _HOME})
+                erasure.reapply(fresh, restored, erased, local_principal())
         _swap(places, suffix, staging, settings.home)
         undo.pop_all()
     for place in places:
