@@ -78,7 +78,10 @@ class Keyring:
         """The key whose file is there; raises Unavailable with code `personal_key_unreadable` for a damaged one."""
         path = _key_file(keys_folder(self._settings), subject)
         try:
-            key_id, wrapped = _parse(path.read_bytes())
+            content = path.read_bytes()
+            if _is_overwritten(content):
+                return None
+            key_id, wrapped = _parse(content)
             return SubjectKey(key_id, aes_key_unwrap(self._wrapping, wrapped))
         except FileNotFoundError:
             return None
@@ -134,6 +137,11 @@ def destroy(settings: Settings, subject: Subject, key_id: UUID) -> bool:
         return False
     except OSError as error:
         raise storage_error(error) from error
+
+
+def _is_overwritten(content: bytes) -> bool:
+    """Whether the file is about to be removed: its key is destroyed."""
+    return len(content) > 0 and not any(content)
 
 
 def _names_another(content: bytes, key_id: UUID) -> bool:
