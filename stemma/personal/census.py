@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
 from stemma.personal.erasure import CHAIN, SUBJECT_ERASED
-from stemma.personal.fields import MARKER, in_body
+from stemma.personal.fields import spelled_in_body
 from stemma.personal.keys import Keyring
 from stemma.personal.subjects import Subject
 from stemma.store.database import Connection
 from stemma.store.settings import Settings
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class SealedUnder:
-    """The fields that one key sealed: the first of them, and how many."""
+    """The fields that one key sealed: how many, and the entry with the first of them."""
 
     subject: Subject
     key_id: UUID
+    fields: int
     chain: str
     seq: int
-    fields: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +42,19 @@ class Census:
     """The sealed fields of the entries that pass by."""
 
     def __init__(self) -> None:
-        self._found: dict[UUID, SealedUnder] = {}
+        self._counts: Counter[tuple[bytes, bytes]] = Counter()
+        self._first: dict[tuple[bytes, bytes], tuple[str, int]] = {}
 
     def read(self, chain: str, seq: int, body: bytes) -> None:
         """Take an entry's canonical body; one without a sealed field costs next to nothing."""
-        if MARKER not in body:
-            return
-        for subject, key_id in in_body(body):
-            self._found.setdefault(key_id, SealedUnder(subject, key_id, chain, seq)).fields += 1
+        for spelled in spelled_in_body(body):
+            self._counts[spelled] += 1
+            self._first.setdefault(spelled, (chain, seq))
 
     @property
     def fields(self) -> int:
         """How many sealed fields there were."""
-        return sum(found.fields for found in self._found.values())
+        return self._counts.total()
 
     def settled(self, connection: Connection, settings: Settings) -> Settled:
         """Compare with the erasures on the ledger, the rows of keys, and the key files."""
@@ -62,13 +63,18 @@ class Census:
         alive = {key_id for (key_id,) in connection.execute("SELECT key_id FROM subject_keys WHERE erased_at IS NULL")}
         keyring = Keyring.existing(settings)
         settled = Settled([], [], [])
-        for found in self._found.values():
+        for found in self._found():
             there = keyring is not None and keyring.find(found.subject, found.key_id) is not None
             if found.key_id in erased:
                 (settled.kept if there else settled.erased).append(found)
             elif not there or found.key_id not in alive:
                 settled.missing.append(found)
         return settled
+
+    def _found(self) -> Iterator[SealedUnder]:
+        for (key_id, pseudonym), fields in self._counts.items():
+            first = self._first[key_id, pseudonym]
+            yield SealedUnder(Subject(pseudonym.decode()), UUID(key_id.decode()), fields, *first)
 
 
 def _keys_named(bodies: Iterable[bytes]) -> Iterator[UUID]:

@@ -20,7 +20,7 @@ from stemma.ledger.entries import Entry, NewEntry
 from stemma.ledger.journal import audited
 from stemma.ledger.writer import LedgerWriter, Statement
 from stemma.personal import register
-from stemma.personal.fields import in_body
+from stemma.personal.fields import spelled_in_body
 from stemma.personal.keys import Keyring, destroy
 from stemma.personal.subjects import Subject
 from stemma.store.database import Connection, connect
@@ -84,13 +84,12 @@ def plan(connection: Connection, settings: Settings, name: str) -> Plan:
 
 
 def _sealed_under(connection: Connection, key_id: UUID) -> tuple[SealedOn, ...]:
+    spelled = str(key_id).encode()
     count: Counter[str] = Counter()
     with connection.cursor(name="sealed_entries", binary=True) as cursor:
-        cursor.execute(
-            "SELECT chain, body FROM ledger WHERE position(%s::bytea IN body) > 0", (f'"key":"{key_id}"'.encode(),)
-        )
+        cursor.execute("SELECT chain, body FROM ledger WHERE position(%s::bytea IN body) > 0", (b'"key":"' + spelled,))
         for chain, body in cursor:
-            count[chain] += sum(used == key_id for _, used in in_body(body))
+            count[chain] += sum(used == spelled for used, _ in spelled_in_body(body))
     return tuple(SealedOn(chain, fields) for chain, fields in sorted(count.items()) if fields)
 
 

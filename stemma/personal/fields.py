@@ -30,7 +30,7 @@ MARKER: Final = b'{"personal":{"ciphertext":"'
 
 _NONCE_BYTES = 12
 _IN_BODY = re.compile(
-    rb'\{"personal":\{"ciphertext":"[A-Za-z0-9+/=]*","key":"([0-9a-f-]{36})","nonce":"[A-Za-z0-9+/=]*",'
+    rb'\{"personal":\{"ciphertext":"[A-Za-z0-9+/=]*","key":"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})","nonce":"[A-Za-z0-9+/=]*",'
     rb'"subject":"([0-9a-f]{32})"\}\}'
 )
 _PSEUDONYM = re.compile(r"[0-9a-f]{32}")
@@ -120,10 +120,12 @@ def below(path: str, name: str | int) -> str:
     return f"{path}/{str(name).replace('~', '~0').replace('/', '~1')}"
 
 
+def spelled_in_body(body: bytes) -> list[tuple[bytes, bytes]]:
+    """For each sealed field of a canonical body its key and its subject as spelled there, without parsing it."""
+    return _IN_BODY.findall(body) if MARKER in body else []
+
+
 def in_body(body: bytes) -> Iterator[tuple[Subject, UUID]]:
-    """Whose sealed fields a canonical body has, and under which keys, without parsing it."""
-    for key_id, pseudonym in _IN_BODY.findall(body):
-        try:
-            yield Subject(pseudonym.decode()), UUID(key_id.decode())
-        except ValueError:
-            continue
+    """Whose sealed fields a canonical body has, and under which keys."""
+    for key_id, pseudonym in spelled_in_body(body):
+        yield Subject(pseudonym.decode()), UUID(key_id.decode())
