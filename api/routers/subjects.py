@@ -6,10 +6,11 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from api.access import allow
+from api.bodies import RequestBody
 from api.deps import DatabaseDep, LedgerDep, SettingsDep
 from api.idempotency import OnceDep
 from api.limits import limited
@@ -21,10 +22,8 @@ from stemma.personal import erasure
 router = APIRouter(prefix=API, tags=["subjects"], route_class=limited("subjects"))
 
 
-class EraseBody(BaseModel):
+class EraseBody(RequestBody):
     """Whom to erase."""
-
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     subject: str = Field(
         min_length=1,

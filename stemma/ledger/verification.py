@@ -21,6 +21,7 @@ from stemma.ledger.heads import HeadStore, SignedHead, read_head_file, resumable
 from stemma.ledger.keys import PublicKey, public_keys
 from stemma.ledger.merkle import Frontier
 from stemma.personal.census import Census
+from stemma.personal.fields import MARKER
 from stemma.store.database import Connection, Database
 from stemma.store.settings import Settings
 
@@ -305,7 +306,8 @@ class _ChainReader:
             self._suspect = _Suspect(seq, prev_hash, body, stored_hash, computed)
         if self._deep and recanonicalized(body) != body:
             self._add("not_canonical", seq, "is not in the canonical form of RFC 8785")
-        self._census.read(self.chain, seq, body)
+        if MARKER in body:
+            self._census.read(self.chain, seq, body)
         self._last_seq, self._last_hash = seq, stored_hash
         self._tree.append(stored_hash)
         if self._tree.size in self._sizes:

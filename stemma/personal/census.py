@@ -46,7 +46,7 @@ class Census:
         self._first: dict[tuple[bytes, bytes], tuple[str, int]] = {}
 
     def read(self, chain: str, seq: int, body: bytes) -> None:
-        """Take an entry's canonical body; one without a sealed field costs next to nothing."""
+        """Take an entry's canonical body; one without `MARKER` has nothing that counts."""
         for spelled in spelled_in_body(body):
             self._counts[spelled] += 1
             self._first.setdefault(spelled, (chain, seq))
