@@ -29,6 +29,7 @@ IN_FLIGHT: Final = {
     "ledger": 16,
     "search": 32,
     "streams": 64,
+    "subjects": 2,
     "uploads": 4,
 }
 
