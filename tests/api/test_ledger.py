@@ -19,6 +19,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from api.app import create_app
 from stemma.access.permissions import Role
+from stemma.knowledge.embedding import Embedder
+from stemma.knowledge.generations import build_generation
 from stemma.ledger.entries import Entry, NewEntry
 from stemma.ledger.heads import parse_head
 from stemma.ledger.keys import public_keys
@@ -152,9 +154,14 @@ def test_entries_of_the_audit_chain_take_another_permission(
 
 
 def test_appends_go_on_and_it_stays_ready_when_no_head_can_be_written(
-    library: tuple[Settings, Database], serve: Any, tmp_path: Path, wait_until: Callable[..., None]
+    settings: Settings,
+    database: Database,
+    equip: Callable[[Settings], Embedder],
+    serve: Any,
+    tmp_path: Path,
+    wait_until: Callable[..., None],
 ) -> None:
-    settings, database = library
+    build_generation(database, settings, equip(settings))
     full = tmp_path / "heads"
     full.write_text("a file where the folder should be")
     at_full = settings.model_copy(update={"ledger_heads_url": str(full)})
