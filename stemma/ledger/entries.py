@@ -145,7 +145,10 @@ def _is_plain(value: Any) -> bool:
                 return False
         return True
     if kind is list or kind is tuple:
-        return all(_is_plain(member) for member in value)
+        for member in value:  # noqa: SIM110 - a generator would take a second frame for each level of nesting
+            if not _is_plain(member):
+                return False
+        return True
     return kind is float and 1e-4 <= abs(value) < 1e16 and not value.is_integer()
 
 
