@@ -18,12 +18,15 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
+from api.limits import TooManyRequests
 from stemma.errors import StemmaError
 from stemma.store.files import storage_error
 
 MEDIA_TYPE: Final = "application/problem+json"
 
-_RETRY_AFTER = {429: "1", 503: "5"}
+_RETRY_AFTER: Final[Mapping[int | str, str]] = {429: "1", 503: "5", "idempotency_in_flight": "1"}
+_MOST_ERRORS = 20
+_LONGEST_FIELD = 100
 _CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 _DETAILS = {404: "There is nothing at this address.", 405: "This address does not answer to that method."}
 
@@ -73,11 +76,14 @@ def problem_response(
         errors=errors or [],
         hint=hint,
     )
-    retry = {"Retry-After": _RETRY_AFTER[status]} if status in _RETRY_AFTER else {}
+    seconds = _RETRY_AFTER.get(code, _RETRY_AFTER.get(status))
+    usual = {"Retry-After": seconds} if seconds else {}
+    if status == 401:
+        usual["WWW-Authenticate"] = 'Bearer realm="stemma"'
     return JSONResponse(
         problem.model_dump(mode="json") | dict(extensions or {}),
         status_code=status,
-        headers={**retry, **(headers or {})},
+        headers={**usual, **(headers or {})},
         media_type=MEDIA_TYPE,
     )
 
@@ -92,6 +98,7 @@ def error_response(scope: Scope, error: StemmaError) -> JSONResponse:
         detail=error.message,
         errors=[FieldError(field=error.field, message=error.message)] if error.field else None,
         hint=error.hint,
+        headers={"Retry-After": str(error.retry_after)} if isinstance(error, TooManyRequests) else None,
     )
 
 
@@ -121,13 +128,14 @@ async def _on_stemma_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    errors = [FieldError(field=_field(found["loc"]), message=found["msg"]) for found in error.errors()]
+    found = error.errors()[:_MOST_ERRORS]
+    errors = [FieldError(field=_field(one["loc"]), message=one["msg"]) for one in found]
     return problem_response(
         request.scope,
         status=422,
         code="request_invalid",
         title="Invalid input",
-        detail=f"Cannot be used: {', '.join(dict.fromkeys(found.field for found in errors))}.",
+        detail=f"Cannot be used: {', '.join(dict.fromkeys(one.field for one in errors))}.",
         errors=errors,
         hint="/openapi.json says what each route accepts.",
     )
@@ -135,13 +143,16 @@ async def _on_invalid_request(request: Request, error: Exception) -> JSONRespons
 
 def _field(location: tuple[int | str, ...]) -> str:
     """The name of the input: FastAPI puts where it stands (query, path, body) in front."""
-    return ".".join(map(str, location[1:] or location))
+    return ".".join(map(str, location[1:] or location))[:_LONGEST_FIELD]
 
 
 async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    # What went wrong while FastAPI read the body.
     if isinstance(error.__cause__, OSError):
         return error_response(request.scope, storage_error(error.__cause__))
+    if isinstance(error.__cause__, StemmaError):
+        return error_response(request.scope, error.__cause__)
     status = error.status_code
     headers = dict(error.headers or {})
     if status == 405:
