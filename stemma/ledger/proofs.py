@@ -107,6 +107,12 @@ def prove_consistency(connection: Connection, old: SignedHead, new: SignedHead, 
     return ConsistencyProof(chain, old, new, path)
 
 
+def forget() -> None:
+    """Forget what was remembered of large subtrees, as a new process would know nothing of them."""
+    with _blocks_lock:
+        _blocks.clear()
+
+
 class _StoredTree:
     """The tree of a chain under a head: roots that the head names, and those made of stored hashes."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import struct
 from hashlib import sha256
@@ -9,7 +10,8 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+import rfc8785
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from stemma.errors import InvalidInput, TooLarge
@@ -104,6 +106,70 @@ json_values = st.recursive(
 def test_reading_canonical_bytes_and_writing_them_again_changes_nothing(value: Any) -> None:
     body = canonical(value)
     assert recanonicalized(body) == body
+
+
+class Word(str):
+    """A string that says of itself that it is another."""
+
+    def __str__(self) -> str:
+        return "something else"
+
+
+class Count(enum.IntEnum):
+    ONE = 1
+
+
+any_text = st.text() | st.text('\x00\x1f"\\/\x7f\u0080\u2028\u2029\ud800\udfff\ufb33\uffff\U00010000😀aé')
+any_value = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([2**53 - 1, 2**53, -(2**53) + 1, -(2**53), 10**400, Count.ONE, Word("a"), b"a", object()])
+    | st.floats()
+    | st.sampled_from([-0.0, 1.0, 1e-4, 9.999999999999999e-05, 1e-7, 4503599627370495.5, 1e16, 1e21, 5e-324])
+    | any_text
+    | any_text.map(Word),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(any_text | any_text.map(Word) | st.integers(), inner, max_size=5)
+    ),
+    max_leaves=12,
+)
+
+
+@given(any_value)
+@settings(max_examples=200)
+def test_the_quick_way_writes_and_refuses_what_the_library_does(value: Any) -> None:
+    try:
+        expected = rfc8785.dumps(value)
+    except Exception:
+        with pytest.raises(InvalidInput):
+            canonical(value)
+    else:
+        assert canonical(value) == expected
+
+
+printable = st.text().filter(str.isprintable) | st.sampled_from([Word("user:ada"), '"\\', "é😀"])
+
+
+@given(printable, printable, st.dictionaries(any_text, any_value, max_size=3), st.uuids())
+def test_a_body_is_the_canonical_form_of_the_whole_document(actor: str, subject: str, data: Any, name: UUID) -> None:
+    fixed = new(actor=actor, subject=subject, data=data, id=name)
+    try:
+        drafted = draft(fixed)
+    except InvalidInput:
+        assume(False)
+    document = {
+        "actor": actor,
+        "at": f"{drafted.at:%Y-%m-%dT%H:%M:%S.%fZ}",
+        "chain": "audit",
+        "data": data,
+        "id": str(name),
+        "kind": "key.created",
+        "subject": subject,
+    }
+    assert drafted.body == rfc8785.dumps(document)
 
 
 def new(**changes: Any) -> NewEntry:
