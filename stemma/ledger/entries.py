@@ -6,6 +6,7 @@ that is moved elsewhere does not fit there. Where entries are stored is the writ
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -154,11 +155,11 @@ def _is_plain(value: Any) -> bool:
 
 def recanonicalized(body: bytes) -> bytes | None:
     """The canonical form of a stored body, which it has to equal; None when it is no JSON or has no such form."""
-    try:
-        # Integral doubles up to 1e21 are written without a point, and the library refuses integers beyond 2^53 - 1.
-        return canonical(json.loads(body, parse_int=float))
-    except (ValueError, RecursionError, InvalidInput):
-        return None
+    # Integral doubles up to 1e21 are written without a point, and integers beyond 2^53 - 1 are refused.
+    for integers in (int, float):
+        with contextlib.suppress(ValueError, RecursionError, InvalidInput):
+            return canonical(json.loads(body, parse_int=integers))
+    return None
 
 
 def format_time(at: datetime) -> str:
