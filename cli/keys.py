@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -10,6 +11,20 @@ from cli.output import Json, print_json, say
 from stemma.store.settings import load_settings
 
 app = typer.Typer(help="The studio's keys.", no_args_is_help=True)
+
+
+@app.command()
+def public(as_json: Json = False) -> None:
+    """Print the public keys that signed heads and receipts, oldest first, as PEM to give away."""
+    from stemma.ledger.keys import public_keys, signing_key
+
+    settings = load_settings()
+    signing_key(settings)
+    keys = public_keys(settings)
+    if as_json:
+        print_json([{"key_id": key.key_id, "created_at": key.created_at, "pem": key.pem} for key in keys.values()])
+    else:
+        sys.stdout.write("".join(key.pem for key in keys.values()))
 
 
 @app.command("rotate-signing")

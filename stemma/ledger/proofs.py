@@ -67,11 +67,7 @@ def prove_inclusion(connection: Connection, head: SignedHead, chain: str, seq: i
         row = connection.execute("SELECT FROM ledger WHERE chain = %s AND seq = %s", (chain, seq)).fetchone()
         if row is None:
             raise _no_entry(chain, seq)
-        raise Unavailable(
-            "head_pending",
-            f"No head covers entry {seq:,} of {chain} yet.",
-            hint="One is signed within a second of a commit while a process of the studio runs.",
-        )
+        raise head_pending(chain, seq)
     if seq < 1:
         raise _no_entry(chain, seq)
     leaves = _leaves(connection, tree)
@@ -100,6 +96,15 @@ def _leaves(connection: Connection, tree: ChainHead) -> list[bytes]:
             hint="Run `stemma verify`.",
         )
     return leaves
+
+
+def head_pending(chain: str, seq: int) -> Unavailable:
+    """The error for an entry that no head covers yet."""
+    return Unavailable(
+        "head_pending",
+        f"No head covers entry {seq:,} of {chain} yet.",
+        hint="One is signed within a second of a commit while a process of the studio runs.",
+    )
 
 
 def _no_entry(chain: str, seq: int) -> NotFound:
