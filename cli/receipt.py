@@ -55,7 +55,6 @@ def export(
     """Write the newest receipt of an asset as an in-toto statement that verifies without this studio."""
     from stemma.ledger.attestation import attest
     from stemma.ledger.signer import sign_once
-    from stemma.store.files import staged
 
     settings = load_settings()
     with _open() as database:
@@ -63,10 +62,7 @@ def export(
         sign_once(database.urls.app, settings)
         data = attest(database, settings, receipt.id)
     output = output.expanduser().resolve()
-    with staged(output.parent) as file:
-        file.write(data)
-        file.flush()
-        file.replace(output)
+    _write(output, data)
     if as_json:
         print_json({"receipt": receipt.id, "file": output, "size": len(data)})
     else:
@@ -96,6 +92,19 @@ def verify(
         f"Signed by key {verified.key_id}; entry {receipt.seq:,} of the ledger's receipts under the head of "
         f"{moment(verified.head_at)}."
     )
+
+
+def _write(path: Path, data: bytes) -> None:
+    """The file appears whole or not at all; raises Unavailable."""
+    from stemma.store.files import storage_error
+
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise storage_error(error) from error
 
 
 def _open() -> Database:

@@ -102,7 +102,7 @@ def metadata(
     partition = context.partition_key if context.has_partition_key else None
     if partition is not None or not context.has_partition_key_range:
         key = context.asset_key.to_user_string()
-        receipt = receipt_id(context.run_id, key, partition)
+        receipt = receipt_id(context.run.run_id, key, partition)
         facts["receipt"] = dg.MetadataValue.url(f"http://127.0.0.1:{settings.api_port}/api/v1/receipts/{receipt}")
         of_partition = f" --partition {shlex.quote(partition)}" if partition is not None else ""
         facts["receipt_command"] = f"stemma receipt show {key}{of_partition}"
