@@ -11,7 +11,9 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from api import openapi, problems
+from api import idempotency, openapi, problems
+from api.access import Authentication
+from api.bodies import JsonGuard
 from api.limits import InFlight
 from api.middleware import BodyLimit, LoopbackOnly, RequestLog, TextGuard, is_loopback
 from api.routers import API, documents, health, search, sources
@@ -52,6 +54,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.state.given_database = database
     app.state.in_flight = InFlight()
     problems.install(app)
+    idempotency.install(app)
     openapi.install(app)
     app.include_router(health.router)
     app.include_router(search.router)
@@ -60,6 +63,8 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(sources.router)
     # The one added last sees a request first.
     upload_bytes = settings.max_document_bytes + _MULTIPART_OVERHEAD
+    app.add_middleware(JsonGuard)
+    app.add_middleware(Authentication)
     app.add_middleware(BodyLimit, larger={f"{API}{documents.UPLOAD_PATH}": upload_bytes})
     app.add_middleware(TextGuard)
     app.add_middleware(LoopbackOnly)

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.problems import error_response, problem_response, unexpected_response
-from stemma.errors import InvalidInput, StemmaError
+from stemma.errors import InvalidInput
 
 DEFAULT_BODY_BYTES: Final = 1 << 20
 
@@ -152,8 +152,8 @@ def _same_origin(headers: Headers, scheme: str, host: str) -> bool:
 
 
 class TextGuard:
-    """Refuses U+0000 in a path or query: PostgreSQL's text cannot hold it, and C libraries cut strings
-    there.
+    """Refuses a path or query with U+0000, which PostgreSQL's text cannot hold and at which C libraries cut strings,
+    or with bytes that are not UTF-8, which would reach the routes as other text than was sent.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -161,17 +161,24 @@ class TextGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            for part, raw in (("path", scope["path"].encode()), ("query", scope["query_string"])):
-                if b"\0" in unquote_to_bytes(raw):
-                    await error_response(scope, _nul(part))(scope, receive, send)
-                    return
+            try:
+                for part, raw in (("path", scope["raw_path"]), ("query", scope["query_string"])):
+                    _check_text(part, unquote_to_bytes(raw))
+            except InvalidInput as error:
+                await error_response(scope, error)(scope, receive, send)
+                return
         await self.app(scope, receive, send)
 
 
-def _nul(part: str) -> StemmaError:
-    return InvalidInput(
-        "text_holds_nul", f"The {part} holds the character U+0000.", field=part, hint="Remove that character."
-    )
+def _check_text(part: str, sent: bytes) -> None:
+    try:
+        text = sent.decode()
+    except UnicodeDecodeError as error:
+        hint = "Percent-encode the UTF-8 form of the text."
+        raise InvalidInput("text_not_utf8", f"The {part} is not UTF-8.", field=part, hint=hint) from error
+    if "\0" in text:
+        what = f"The {part} holds the character U+0000."
+        raise InvalidInput("text_holds_nul", what, field=part, hint="Remove that character.")
 
 
 class BodyLimit:

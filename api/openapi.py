@@ -5,12 +5,14 @@ FastAPI can declare an error only as JSON of its own validation shape; this modu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
+from api.idempotency import HEADER, REPLAYED
 from api.problems import MEDIA_TYPE, Problem
 
 _REF: Final = "#/components/schemas/{model}"
@@ -41,13 +43,34 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def install(app: FastAPI) -> None:
-    """Add the schema of problem details to the application's OpenAPI document."""
+    """Add the schema of problem details, and what an Idempotency-Key brings, to the application's OpenAPI document."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = generate()
+        for operation in _keyed_operations(document):
+            _declare_replays(operation)
         _, definitions = models_json_schema([(Problem, "serialization")], ref_template=_REF)
         document.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _keyed_operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            if any(parameter["name"] == HEADER for parameter in operation.get("parameters", [])):
+                yield operation
+
+
+def _declare_replays(operation: dict[str, Any]) -> None:
+    responses = operation["responses"]
+    for status, declared in problems(409, 503).items():
+        responses.setdefault(str(status), declared)
+    for status, declared in responses.items():
+        if status < "300":
+            declared.setdefault("headers", {})[REPLAYED] = {
+                "description": "`true` where this is the answer to an earlier request with the same key",
+                "schema": {"const": "true"},
+            }

@@ -23,7 +23,9 @@ from stemma.store.files import storage_error
 
 MEDIA_TYPE: Final = "application/problem+json"
 
-_RETRY_AFTER = {429: "1", 503: "5"}
+_RETRY_AFTER: Final[Mapping[int | str, str]] = {429: "1", 503: "5", "idempotency_in_flight": "1"}
+_MOST_ERRORS = 20
+_LONGEST_FIELD = 100
 _CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 _DETAILS = {404: "There is nothing at this address.", 405: "This address does not answer to that method."}
 
@@ -73,7 +75,8 @@ def problem_response(
         errors=errors or [],
         hint=hint,
     )
-    retry = {"Retry-After": _RETRY_AFTER[status]} if status in _RETRY_AFTER else {}
+    seconds = _RETRY_AFTER.get(code, _RETRY_AFTER.get(status))
+    retry = {"Retry-After": seconds} if seconds else {}
     return JSONResponse(
         problem.model_dump(mode="json") | dict(extensions or {}),
         status_code=status,
@@ -121,13 +124,14 @@ async def _on_stemma_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    errors = [FieldError(field=_field(found["loc"]), message=found["msg"]) for found in error.errors()]
+    found = error.errors()[:_MOST_ERRORS]
+    errors = [FieldError(field=_field(one["loc"]), message=one["msg"]) for one in found]
     return problem_response(
         request.scope,
         status=422,
         code="request_invalid",
         title="Invalid input",
-        detail=f"Cannot be used: {', '.join(dict.fromkeys(found.field for found in errors))}.",
+        detail=f"Cannot be used: {', '.join(dict.fromkeys(one.field for one in errors))}.",
         errors=errors,
         hint="/openapi.json says what each route accepts.",
     )
@@ -135,7 +139,7 @@ async def _on_invalid_request(request: Request, error: Exception) -> JSONRespons
 
 def _field(location: tuple[int | str, ...]) -> str:
     """The name of the input: FastAPI puts where it stands (query, path, body) in front."""
-    return ".".join(map(str, location[1:] or location))
+    return ".".join(map(str, location[1:] or location))[:_LONGEST_FIELD]
 
 
 async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:

@@ -11,16 +11,21 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
 from psycopg import sql
 
+from stemma.access.keys import IssuedKey, NewKey, create_key
+from stemma.access.permissions import SCOPES, Role
+from stemma.access.principal import local_principal
 from stemma.knowledge.embedding import Embedder, load_model
 from stemma.knowledge.onnx_query import export_query_encoder, query_encoder_folder
+from stemma.ledger.service import Ledger
 from stemma.store import embedded, migrations
 from stemma.store.database import Database, DatabaseUrls
 from stemma.store.settings import Settings
@@ -153,6 +158,26 @@ def database(settings: Settings) -> Iterator[Database]:
     """A pool on the test's own database."""
     with Database.open(settings) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def issue_key() -> Callable[..., IssuedKey]:
+    """Make an API key in a studio; one that may do everything, unless told otherwise."""
+
+    def issue(
+        settings: Settings,
+        urls: DatabaseUrls,
+        *,
+        role: Role = Role.OWNER,
+        scopes: Sequence[str] = tuple(f"{scope}:*" for scope in SCOPES),
+        **more: Any,
+    ) -> IssuedKey:
+        wanted = NewKey("test", role, scopes, **more)
+        with psycopg.connect(urls.app) as connection, Ledger(urls, settings) as ledger:
+            change = create_key(connection, local_principal(), wanted, settings)
+            return ledger.commit(change).result(20)
+
+    return issue
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, File, Path, Query, Response, UploadFile
 from pydantic import BaseModel, Field
 
+from api.access import allow
 from api.deps import DatabaseDep, PageDep, SettingsDep
 from api.limits import limited
 from api.openapi import problems
@@ -15,11 +16,16 @@ from api.routers import API
 from stemma.knowledge import catalog
 from stemma.knowledge.convert import SUPPORTED
 from stemma.knowledge.uploads import Upload, UploadStatus, store_upload
+from stemma.store.cursors import Page
 
 UPLOAD_PATH: Final = "/documents"
 
-router = APIRouter(prefix=API, tags=["documents"], route_class=limited("documents"))
-uploads = APIRouter(prefix=API, tags=["documents"], route_class=limited("uploads"))
+router = APIRouter(
+    prefix=API, tags=["documents"], route_class=limited("documents"), dependencies=[allow("ingest:read")]
+)
+uploads = APIRouter(
+    prefix=API, tags=["documents"], route_class=limited("uploads"), dependencies=[allow("ingest:write")]
+)
 
 
 class UploadBody(BaseModel):
@@ -103,7 +109,7 @@ def list_documents(
     database: DatabaseDep,
     page: PageDep,
     source: Annotated[str | None, Query(max_length=63, description="Only this source")] = None,
-) -> catalog.Page[catalog.DocumentSummary]:
+) -> Page[catalog.DocumentSummary]:
     """The documents that are present, in the order in which they were first read."""
     return database.read(
         lambda connection: catalog.list_documents(connection, source=source, cursor=page.cursor, limit=page.limit)

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
+from api.access import allow
 from api.deps import SearcherDep
 from api.limits import limited
 from api.openapi import problems
@@ -14,7 +15,7 @@ from api.routers import API
 from stemma.knowledge.models import SearchMode, SearchPage
 from stemma.knowledge.search import LARGEST_PAGE, LONGEST_QUERY
 
-router = APIRouter(prefix=API, tags=["search"], route_class=limited("search"))
+router = APIRouter(prefix=API, tags=["search"], route_class=limited("search"), dependencies=[allow("search:read")])
 
 
 class CitationBody(BaseModel):

@@ -8,14 +8,16 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
+from api.access import allow
 from api.deps import DatabaseDep, PageDep
 from api.limits import limited
 from api.openapi import problems
 from api.routers import API
 from stemma.knowledge import catalog
 from stemma.knowledge.models import SourceKind
+from stemma.store.cursors import Page
 
-router = APIRouter(prefix=API, tags=["sources"], route_class=limited("documents"))
+router = APIRouter(prefix=API, tags=["sources"], route_class=limited("documents"), dependencies=[allow("ingest:read")])
 
 
 class SourceBody(BaseModel):
@@ -56,9 +58,9 @@ class QuarantineBody(BaseModel):
 
 
 @router.get("/sources", response_model=SourcesBody, responses=problems(429, 503), summary="List the sources")
-def list_sources(database: DatabaseDep) -> catalog.Page[catalog.SourceSummary]:
+def list_sources(database: DatabaseDep) -> Page[catalog.SourceSummary]:
     """Every source that is read, with counts."""
-    return catalog.Page(database.read(catalog.list_sources), None)
+    return Page(database.read(catalog.list_sources), None)
 
 
 @router.get(
@@ -71,7 +73,7 @@ def list_quarantine(
     database: DatabaseDep,
     page: PageDep,
     source: Annotated[str | None, Query(max_length=63, description="Only this source")] = None,
-) -> catalog.Page[catalog.QuarantinedItem]:
+) -> Page[catalog.QuarantinedItem]:
     """Files that could not be read, with the reason; they are tried again when they change."""
     return database.read(
         lambda connection: catalog.list_quarantine(connection, source=source, cursor=page.cursor, limit=page.limit)

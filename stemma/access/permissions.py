@@ -53,3 +53,8 @@ def covers(scope: str, permission: str) -> bool:
     capability, _, action = scope.partition(":")
     wanted, _, what = permission.partition(":")
     return capability == wanted and action in ("*", what)
+
+
+def permissions_of(role: Role) -> frozenset[str]:
+    """Every permission that a role has."""
+    return frozenset(permission for permission, roles in PERMISSIONS.items() if role in roles)

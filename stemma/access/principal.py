@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import getpass
+from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
-from stemma.access.permissions import PERMISSIONS, SCOPES, Role, covers
+from stemma.access.permissions import PERMISSIONS, SCOPES, Role, covers, permissions_of
 from stemma.errors import Forbidden
 
 
@@ -32,6 +33,24 @@ class Principal:
         if not self.may(permission):
             hint = "Ask for a key with this scope."
             raise Forbidden("scope_missing", f"This key has no scope that covers {permission}.", hint=hint)
+
+    def require_within(self, role: Role, scopes: Iterable[str]) -> None:
+        """Raises Forbidden where a key with this role and these scopes could do what this principal cannot."""
+        if not permissions_of(role) <= permissions_of(self.role):
+            raise Forbidden(
+                "role_beyond_own",
+                f"The role {role} may do what the role {self.role} may not.",
+                field="role",
+                hint="A key cannot make one that is mightier than itself.",
+            )
+        beyond = [scope for scope in scopes if not any(covers(own, scope) for own in self.scopes)]
+        if beyond:
+            raise Forbidden(
+                "scope_beyond_own",
+                f"The scopes of this key do not cover {', '.join(beyond)}.",
+                field="scopes",
+                hint="A key cannot make one that is mightier than itself.",
+            )
 
 
 def local_principal() -> Principal:

@@ -5,32 +5,20 @@ Only reads live here; each function works on a connection that its caller opened
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, TypeVar
 
 from psycopg.rows import class_row
 
 from stemma.errors import InvalidInput, NotFound
 from stemma.knowledge import sources
 from stemma.knowledge.models import SourceKind
-from stemma.store.cursors import decode_cursor, encode_cursor
+from stemma.store.cursors import Page, cut_page, decode_cursor, encode_cursor
 from stemma.store.database import Connection
-
-T = TypeVar("T")
 
 MAX_EXCERPT = 100_000
 MAX_OFFSET = 2**31 - 1 - MAX_EXCERPT
 DEFAULT_EXCERPT = 2_000
-
-
-@dataclass(frozen=True, slots=True)
-class Page(Generic[T]):
-    """One page of a list; `next_cursor` is None on the last."""
-
-    data: tuple[T, ...]
-    next_cursor: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +120,7 @@ def list_documents(
         )
         .fetchall()
     )
-    return _page(rows, limit, lambda last: encode_cursor("documents", last.id))
+    return cut_page(rows, limit, lambda last: encode_cursor("documents", last.id))
 
 
 def read_document(connection: Connection, document_id: int, *, start: int = 0, end: int | None = None) -> DocumentView:
@@ -215,10 +203,4 @@ def list_quarantine(
         )
         .fetchall()
     )
-    return _page(rows, limit, lambda last: encode_cursor("quarantine", last.source, last.uri))
-
-
-def _page(found: Sequence[T], limit: int, cursor_after: Callable[[T], str]) -> Page[T]:
-    """Cut a list that was read one row too far, so that the last page is known to be the last."""
-    kept = tuple(found[:limit])
-    return Page(kept, cursor_after(kept[-1]) if len(found) > limit else None)
+    return cut_page(rows, limit, lambda last: encode_cursor("quarantine", last.source, last.uri))

@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
-import fcntl
 import hashlib
 import json
-import os
 import re
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from stemma.errors import CheckFailed, InvalidInput, Unavailable
 from stemma.ledger.entries import canonical, format_time
-from stemma.store.files import staged, storage_error
+from stemma.store.keyfiles import keys_folder, locked_keys, write_key
 from stemma.store.settings import Settings
 
 _PRIVATE = "ledger-signing.pem"
@@ -79,11 +75,6 @@ class SigningKey:
     def sign(self, message: bytes) -> bytes:
         """The Ed25519 signature, 64 bytes."""
         return self.private.sign(message)
-
-
-def keys_folder(settings: Settings) -> Path:
-    """Where the keys are."""
-    return settings.home / "keys"
 
 
 def public_keys(settings: Settings) -> dict[str, PublicKey]:
@@ -159,7 +150,7 @@ def signing_key(settings: Settings) -> SigningKey:
     Raises Unavailable with code `signing_key_lost` where the history names keys and the private one is gone, unreadable
     or another; `disk_full` and the like where it cannot be written.
     """
-    with _locked(settings) as folder:
+    with locked_keys(settings) as folder:
         known = public_keys(settings)
         _finish_interrupted(folder, known)
         if not known and not (folder / _PRIVATE).exists():
@@ -173,7 +164,7 @@ def rotate_signing_key(settings: Settings, *, lost: bool = False) -> PublicKey:
     With `lost` the new key starts without the old one's word, which verification says from then on. Raises Unavailable
     with code `signing_key_lost` where the old key is gone and `lost` was not said.
     """
-    with _locked(settings) as folder:
+    with locked_keys(settings) as folder:
         known = public_keys(settings)
         _finish_interrupted(folder, known)
         previous = None if lost or not known else _load(folder, known)
@@ -199,8 +190,8 @@ def _begin(folder: Path, known: dict[str, PublicKey], *, previous: SigningKey | 
     )
     history = json.dumps([asdict(key) for key in (*known.values(), new)], indent=1)
     # The history decides: a crash before it leaves the old key, one after it is finished by the next call.
-    _write(folder / _NEXT, pem, 0o600)
-    _write(folder / _PUBLIC, history.encode(), 0o644)
+    write_key(folder / _NEXT, pem, 0o600)
+    write_key(folder / _PUBLIC, history.encode(), 0o644)
     (folder / _NEXT).replace(folder / _PRIVATE)
     return SigningKey(new.key_id, private)
 
@@ -249,27 +240,3 @@ def key_lost(what: str) -> Unavailable:
 
 def _key_id(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()[:16]
-
-
-def _write(path: Path, data: bytes, mode: int) -> None:
-    with staged(path.parent) as file:
-        file.path.chmod(mode)
-        file.write(data)
-        file.flush()
-        file.replace(path)
-
-
-@contextlib.contextmanager
-def _locked(settings: Settings) -> Iterator[Path]:
-    """The folder of keys, held by this process alone."""
-    folder = keys_folder(settings)
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise storage_error(error) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield folder
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Cursors of keyset-paged lists: opaque to the client, the sort key of the last row to us.
+"""Keyset-paged lists: their pages, and their cursors, opaque to the client and the sort key of the last row to us.
 
 What the key is belongs to the list; a cursor carries its list's name, so that it is refused by any other.
 """
@@ -8,11 +8,30 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from stemma.errors import InvalidInput
 
+T = TypeVar("T")
+
 _MAX_LENGTH = 4096
 _INT8 = 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """One page of a list; `next_cursor` is None on the last."""
+
+    data: tuple[T, ...]
+    next_cursor: str | None
+
+
+def cut_page(found: Sequence[T], limit: int, cursor_after: Callable[[T], str]) -> Page[T]:
+    """Cut a list that was read one row too far, so that the last page is known to be the last."""
+    kept = tuple(found[:limit])
+    return Page(kept, cursor_after(kept[-1]) if len(found) > limit else None)
 
 
 def encode_cursor(listing: str, *key: int | str) -> str:

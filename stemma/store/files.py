@@ -23,7 +23,7 @@ from typing import IO, Any, BinaryIO, Self, cast
 from upath import UPath
 
 from stemma.errors import Conflict, InvalidInput, NotFound, Unavailable
-from stemma.store.outputs import file_artifact, record
+from stemma.store.outputs import record_file
 from stemma.store.settings import Settings
 
 _BLOCK = 1 << 20
@@ -267,7 +267,7 @@ class FileStore:
             written = self._write_remote(key, stream)
         else:
             written = self._write_local(key, self._folder.joinpath(*segments), stream)
-        record(file_artifact(written.key, written.sha256, written.size))
+        record_file(written.key, written.sha256, written.size)
         return written
 
     def _write_local(self, key: str, final: Path, stream: BinaryIO) -> WrittenFile:

@@ -65,6 +65,13 @@ def record_read(artifact: Artifact) -> None:
         outputs.read[artifact.name] = artifact
 
 
+def record_file(key: str, sha256: str, size: int) -> None:
+    """Say that a file was written; its key tells the media type."""
+    # Finding out the media type reads the system's tables, which nobody else shall wait for.
+    if _collector.get() is not None:
+        record(Artifact(key, mimetypes.guess_type(key)[0] or "application/octet-stream", sha256, size))
+
+
 class Listing:
     """A listing as it grows: hashed line by line, never held."""
 
@@ -81,11 +88,6 @@ class Listing:
     def artifact(self, name: str) -> Artifact:
         """What has been listed so far."""
         return Artifact(name, _LISTING, self._digest.hexdigest(), self._size)
-
-
-def file_artifact(key: str, sha256: str, size: int) -> Artifact:
-    """A file by its key, which tells the media type."""
-    return Artifact(key, mimetypes.guess_type(key)[0] or "application/octet-stream", sha256, size)
 
 
 def folder_artifact(folder: Path, name: str) -> Artifact:

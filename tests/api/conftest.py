@@ -16,6 +16,7 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.server import listen
+from stemma.access.keys import IssuedKey
 from stemma.knowledge import sources
 from stemma.knowledge.chunking import Chunker
 from stemma.knowledge.chunks import sync_chunks
@@ -25,7 +26,7 @@ from stemma.knowledge.generations import build_generation
 from stemma.store.database import Database, DatabaseUrls
 from stemma.store.settings import Settings
 
-Serve = Callable[[FastAPI], AbstractContextManager[httpx.Client]]
+Serve = Callable[..., AbstractContextManager[httpx.Client]]
 
 LIBRARY = {
     "hnsw.md": (
@@ -39,7 +40,7 @@ LIBRARY = {
 
 
 @contextlib.contextmanager
-def _serving(app: FastAPI) -> Iterator[httpx.Client]:
+def _serving(app: FastAPI, *, key: str | None) -> Iterator[httpx.Client]:
     settings: Settings = app.state.settings
     with listen(settings.model_copy(update={"api_port": 0})) as listener:
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=5)
@@ -51,6 +52,8 @@ def _serving(app: FastAPI) -> Iterator[httpx.Client]:
             assert server.started
             port = listener.getsockname()[1]
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
+                if key is not None:
+                    client.headers["Authorization"] = f"Bearer {key}"
                 yield client
         finally:
             server.should_exit = True
@@ -72,9 +75,20 @@ def wait_until() -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def serve() -> Serve:
-    """Serve an application on a free loopback port for the length of a block."""
-    return _serving
+def serve(issue_key: Callable[..., IssuedKey]) -> Serve:
+    """Serve an application on a free loopback port for the length of a block.
+
+    Its client has `key`; by default one that is made in the application's studio and may do everything.
+    """
+
+    @contextlib.contextmanager
+    def serving(app: FastAPI, *, key: str | None = "") -> Iterator[httpx.Client]:
+        if key == "":
+            key = issue_key(app.state.settings, app.state.given_database.urls).key
+        with _serving(app, key=key) as client:
+            yield client
+
+    return serving
 
 
 @pytest.fixture

@@ -172,6 +172,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(client: httpx.Client, settings
 
 def test_uploads_in_flight_are_limited(client: httpx.Client, settings: Settings, wait_until: Any) -> None:
     address = (client.base_url.host, client.base_url.port)
+    key = client.headers["Authorization"].encode()
     unfinished = []
     try:
         for _ in range(IN_FLIGHT["uploads"]):
@@ -179,7 +180,7 @@ def test_uploads_in_flight_are_limited(client: httpx.Client, settings: Settings,
             unfinished.append(connection)
             connection.sendall(
                 b"POST /api/v1/documents HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000\r\n"
-                b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
+                b"Content-Type: multipart/form-data; boundary=b\r\nAuthorization: " + key + b"\r\n\r\n--b\r\n"
             )
         wait_until(lambda: send(client, "a.md", b"# A").status_code == 429)
         refused = send(client, "a.md", b"# A")

@@ -245,7 +245,7 @@ def test_a_database_that_is_gone_is_a_problem_with_retry_after(
         url = f"postgresql://nobody@127.0.0.1:{taken.getsockname()[1]}/nothing"
         with (
             Database(DatabaseUrls(url, url, url)) as gone,
-            serve(create_app(settings, database=gone)) as client,
+            serve(create_app(settings, database=gone), key=f"stm_{'0' * 32}_{'a' * 43}") as client,
         ):
             refused = client.get("/api/v1/documents")
             problem(refused, 503, "database_unreachable")

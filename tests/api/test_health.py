@@ -45,7 +45,7 @@ def test_not_ready_without_the_files_of_the_index(
     settings, database = library
     elsewhere = settings.model_copy(update={"home": tmp_path})
     shutil.copytree(lexical_root(settings), lexical_root(elsewhere))
-    with serve(create_app(elsewhere, database=database)) as client:
+    with serve(create_app(elsewhere, database=database), key=None) as client:
         assert client.get("/readyz").status_code == 200
         shutil.rmtree(lexical_root(elsewhere))
         body = client.get("/readyz").json()

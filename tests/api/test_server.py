@@ -15,6 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
+from stemma.access.keys import IssuedKey
+from stemma.store.database import Database
 from stemma.store.settings import REPOSITORY, Settings
 
 Process = subprocess.Popen[bytes]
@@ -28,14 +30,20 @@ def free_port() -> int:
 
 @pytest.fixture
 def started(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., None], tmp_path: Any
+    settings: Settings,
+    database: Database,
+    issue_key: Callable[..., IssuedKey],
+    monkeypatch: pytest.MonkeyPatch,
+    wait_until: Callable[..., None],
+    tmp_path: Any,
 ) -> Iterator[tuple[Process, httpx.Client]]:
     """`python -m api` over the test's own database, alive; its log goes to `log` in the test's folder."""
     port = free_port()
     monkeypatch.setenv("STEMMA_API_PORT", str(port))
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", "api"], cwd=REPOSITORY, stderr=log)
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
+    headers = {"Authorization": f"Bearer {issue_key(settings, database.urls).key}"}
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=30, trust_env=False) as client:
 
         def is_alive() -> bool:
             assert process.poll() is None, (tmp_path / "log").read_text()

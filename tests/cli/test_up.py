@@ -20,8 +20,10 @@ import psutil
 import pytest
 
 from stemma import processes
+from stemma.access.keys import IssuedKey
 from stemma.knowledge.embedding import Embedder
 from stemma.store import embedded
+from stemma.store.database import resolve_urls
 from stemma.store.settings import REPOSITORY, Settings
 
 Stemma = Callable[..., Any]
@@ -105,7 +107,9 @@ def _belonging_to(home: Path) -> list[psutil.Process]:
 
 
 @pytest.fixture(scope="module")
-def up(new_home: Callable[[], Path], equip: Callable[[Settings], Embedder]) -> Iterator[Up]:
+def up(
+    new_home: Callable[[], Path], equip: Callable[[Settings], Embedder], issue_key: Callable[..., IssuedKey]
+) -> Iterator[Up]:
     """A served studio with one document in its inbox, ready for questions."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("STEMMA_DATABASE_URL", "STEMMA_DATABASE_OWNER_URL", "STEMMA_DAGSTER_DATABASE_URL"):
@@ -121,6 +125,8 @@ def up(new_home: Callable[[], Path], equip: Callable[[Settings], Embedder]) -> I
         served = Up(settings)
         try:
             _until(served.started)
+            key = issue_key(settings, resolve_urls(settings)).key
+            served.api.headers["Authorization"] = f"Bearer {key}"
             _until(lambda: served.first("which socket does the bulb need") == "lamp.md")
             yield served
         finally:
@@ -138,7 +144,7 @@ def test_every_url_that_is_printed_answers(up: Up) -> None:
     urls = re.findall(r"http://\S+", up.log.read_text())
     assert len(urls) == 3
     for url in urls:
-        assert httpx.get(url, trust_env=False, timeout=30).status_code == 200
+        assert up.api.get(url).status_code == 200
     ready = up.api.get("/readyz").json()
     assert ready["status"] == "ready" and all(check["status"] == "ok" for check in ready["checks"].values())
     query = "{ workspaceOrError { ... on Workspace { locationEntries { name loadStatus } } } }"
@@ -167,7 +173,7 @@ def test_what_is_killed_comes_back_and_search_goes_on(up: Up, name: str) -> None
     recovered = threading.Event()
 
     def keep_asking() -> None:
-        with httpx.Client(base_url=up.api.base_url, timeout=30, trust_env=False) as client:
+        with httpx.Client(base_url=up.api.base_url, headers=up.api.headers, timeout=30, trust_env=False) as client:
             while not recovered.wait(0.05):
                 try:
                     answer = client.get("/api/v1/search", params={"q": "E27 bulb socket", "k": 1})

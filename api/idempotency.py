@@ -1,0 +1,197 @@
+"""The Idempotency-Key of mutating routes (draft-ietf-httpapi-idempotency-key-header): a repeat has no second effect.
+
+Here is what makes two requests the same and which requests run now; keeping answers is `stemma.ledger.idempotency`'s
+business. A route that changes something asks for `OnceDep` after its principal and ends with `return await
+once.commit(...)`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Annotated, Any, Final, TypeVar
+
+import psycopg
+from fastapi import Depends, FastAPI, Header, Request, Response, params
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+
+from api.deps import DatabaseDep
+from stemma.access.principal import Principal
+from stemma.errors import Conflict, StemmaError, Unavailable
+from stemma.ledger.change import Change
+from stemma.ledger.idempotency import Answer, KeyedRequest, keep, kept_answer, key_reused
+from stemma.ledger.service import Ledger
+from stemma.ledger.writer import Statement
+from stemma.store.database import Database
+
+T = TypeVar("T")
+
+HEADER: Final = "Idempotency-Key"
+REPLAYED: Final = "Idempotency-Replayed"
+
+
+class Running:
+    """The keyed requests that this process works on. It is used on the event loop's thread alone and so needs no
+    lock; between processes the database decides.
+    """
+
+    def __init__(self) -> None:
+        self._requests: dict[tuple[str, str, str], bytes] = {}
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def begin(self, request: KeyedRequest) -> None:
+        """Raises Conflict (`idempotency_in_flight`) while the same request runs, InvalidInput for another one."""
+        name = (request.caller, request.route, request.key)
+        running = self._requests.get(name)
+        if running is None:
+            self._requests[name] = request.sha256
+        elif running != request.sha256:
+            raise key_reused()
+        else:
+            raise Conflict(
+                "idempotency_in_flight",
+                "The first request with this Idempotency-Key has not been answered yet.",
+                field=HEADER,
+                hint="Send it again after the seconds in Retry-After.",
+            )
+
+    def end(self, request: KeyedRequest) -> None:
+        """Whoever began a request says that it is over, however it went."""
+        del self._requests[request.caller, request.route, request.key]
+
+
+class Once:
+    """Commits the change of one request, and keeps the answer with it where the request has a key."""
+
+    def __init__(self, request: KeyedRequest | None) -> None:
+        self._request = request
+
+    async def commit(
+        self,
+        ledger: Ledger,
+        change: Change[T],
+        *,
+        status: int,
+        body: Callable[[T], BaseModel | None],
+        headers: Mapping[str, str] | None = None,
+        kept: Callable[[T], BaseModel | None] | None = None,
+    ) -> Response:
+        """Write the change and answer with `body` of its result once it is durable; no thread waits meanwhile.
+
+        `kept` is what a repeat is answered with, for answers that hold a secret. Both are functions without effect:
+        a batch that fails is run again. Raises what `Ledger.commit` says.
+        """
+
+        def answer(said: BaseModel | None) -> Answer:
+            text = b"" if said is None else said.model_dump_json(by_alias=True).encode()
+            return Answer(status, headers or {}, text)
+
+        companions: tuple[Statement, ...] = ()
+        if self._request is not None:
+            repeated = kept or body
+            companions = (keep(self._request, lambda entries: answer(repeated(change.result(entries)))),)
+        result = await asyncio.wrap_future(ledger.commit(change, *companions))
+        return _response(answer(body(result)))
+
+
+class _Replayed(Exception):
+    """The request was done before; this is what it was answered with."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+
+
+async def _once(
+    request: Request,
+    database: DatabaseDep,
+    key: Annotated[
+        str | None,
+        Header(
+            alias=HEADER,
+            pattern="^[ -~]{1,255}$",
+            description="Chosen by the client, one per operation: for 24 hours, a repeat with the same key has no "
+            "second effect and is answered with the first answer",
+            examples=["8e03978e-40d5-43dd-bc93-6894a57f9324"],
+        ),
+    ] = None,
+) -> AsyncIterator[Once]:
+    if key is None:
+        yield Once(None)
+        return
+    keyed = await _keyed(request, key)
+    running: Running = request.app.state.running
+    running.begin(keyed)
+    try:
+        await _replay(database, keyed)
+        try:
+            yield Once(keyed)
+        except (StemmaError, psycopg.IntegrityError) as error:
+            # Another process may have been first; then its effect is what this one stumbled over.
+            if not isinstance(error, Unavailable):
+                await _replay(database, keyed)
+            raise
+    finally:
+        running.end(keyed)
+
+
+# The key is given back before the answer goes out: whoever has the answer may send the request again.
+OnceDep = Annotated[Once, Depends(_once, scope="function")]
+
+
+def install(app: FastAPI) -> None:
+    """Make the application's routes able to ask for `OnceDep`."""
+    app.state.running = Running()
+    app.add_exception_handler(_Replayed, _on_replayed)
+
+
+async def _on_replayed(request: Request, replayed: Exception) -> Response:
+    assert isinstance(replayed, _Replayed)
+    return _response(replayed.answer, {REPLAYED: "true"})
+
+
+def _response(answer: Answer, more: Mapping[str, str] | None = None) -> Response:
+    media_type = "application/json" if answer.body else None
+    return Response(answer.body, answer.status, {**answer.headers, **(more or {})}, media_type)
+
+
+async def _replay(database: Database, keyed: KeyedRequest) -> None:
+    """End the request with the answer that was kept for it, where there is one."""
+    answer = await run_in_threadpool(database.read, lambda connection: kept_answer(connection, keyed))
+    if answer is not None:
+        raise _Replayed(answer)
+
+
+async def _keyed(request: Request, key: str) -> KeyedRequest:
+    # Left by `allow`, which has let the principal in: what was kept is shown to nobody who may not do it any more.
+    principal: Principal = request.state.principal
+    route = request.scope["route"]
+    asked = [
+        request.method,
+        request.url.path,
+        request.url.query,
+        request.headers.getlist("if-match"),
+        await _content(request, route.body_field),
+    ]
+    sha256 = hashlib.sha256(json.dumps(asked).encode()).digest()
+    return KeyedRequest(principal.actor, f"{request.method} {route.path}", key, sha256)
+
+
+async def _content(request: Request, body_field: Any) -> Any:
+    """The body's digest; that of each part for a form, because its boundaries differ from one sending to the next."""
+    if body_field is None or not isinstance(body_field.field_info, params.Form):
+        return hashlib.sha256(await request.body()).hexdigest()
+    parts = []
+    for name, value in (await request.form()).multi_items():
+        if isinstance(value, UploadFile):
+            digest = await run_in_threadpool(hashlib.file_digest, value.file, "sha256")
+            await value.seek(0)
+            parts.append([name, value.filename, digest.hexdigest()])
+        else:
+            parts.append([name, value])
+    return parts
