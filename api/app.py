@@ -16,7 +16,7 @@ from api.access import Authentication
 from api.bodies import JsonGuard
 from api.limits import InFlight
 from api.middleware import BodyLimit, LoopbackOnly, RequestLog, TextGuard, is_loopback
-from api.routers import API, documents, health, search, sources
+from api.routers import API, documents, health, receipts, search, sources
 from stemma.errors import InvalidInput
 from stemma.knowledge.search import Searcher
 from stemma.ledger.service import Ledger
@@ -61,6 +61,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(documents.router)
     app.include_router(documents.uploads)
     app.include_router(sources.router)
+    app.include_router(receipts.router)
     # The one added last sees a request first.
     upload_bytes = settings.max_document_bytes + _MULTIPART_OVERHEAD
     app.add_middleware(JsonGuard)

@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 
 from stemma.errors import Unavailable
 
-IN_FLIGHT: Final = {"search": 32, "documents": 32, "uploads": 4}
+IN_FLIGHT: Final = {"search": 32, "documents": 32, "uploads": 4, "receipts": 16}
 
 
 class TooManyRequests(Unavailable):

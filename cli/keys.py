@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cli.output import Json, print_json, say
+from stemma.errors import NotFound
 from stemma.store.settings import load_settings
 
 app = typer.Typer(help="The studio's keys.", no_args_is_help=True)
@@ -16,11 +17,11 @@ app = typer.Typer(help="The studio's keys.", no_args_is_help=True)
 @app.command()
 def public(as_json: Json = False) -> None:
     """Print the public keys that signed heads and receipts, oldest first, as PEM to give away."""
-    from stemma.ledger.keys import public_keys, signing_key
+    from stemma.ledger.keys import public_keys
 
-    settings = load_settings()
-    signing_key(settings)
-    keys = public_keys(settings)
+    keys = public_keys(load_settings())
+    if not keys:
+        raise NotFound("no_public_key", "There is no key yet.", hint="One is made when the ledger is first signed.")
     if as_json:
         print_json([{"key_id": key.key_id, "created_at": key.created_at, "pem": key.pem} for key in keys.values()])
     else:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.tree import Tree
 
     from stemma.ledger.receipt_catalog import TreeNode
-    from stemma.ledger.receipts import Receipt, ReceiptInput
+    from stemma.ledger.receipts import Receipt
     from stemma.store.database import Database
     from stemma.store.outputs import Artifact
 
@@ -40,7 +40,7 @@ def show(
         receipt = _find(database, key, partition)
         tree = database.read(lambda connection: read_tree(connection, receipt.id, depth))
     if as_json:
-        print_json(_document(tree))
+        print_json(tree)
     else:
         out.print(_drawn(tree))
 
@@ -123,15 +123,6 @@ def _find(database: Database, key: str, partition: str | None) -> Receipt:
     except ValueError:
         return database.read(lambda connection: newest_receipt(connection, key, partition))
     return database.read(lambda connection: read_receipt(connection, receipt))
-
-
-def _document(node: TreeNode | ReceiptInput) -> dict[str, object]:
-    """A node as JSON: the receipt's own fields, its inputs in their full form."""
-    from stemma.ledger.receipt_catalog import TreeNode
-
-    if not isinstance(node, TreeNode):
-        return dict(plain(node))
-    return {**plain(node.receipt), "cut": node.cut, "inputs": [_document(made_from) for made_from in node.inputs]}
 
 
 def _drawn(node: TreeNode) -> Tree:

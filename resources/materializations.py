@@ -123,7 +123,7 @@ def issue_receipts(
     deadline = None if seconds is None else time.monotonic() + seconds
     report = SyncReport(0, ())
     position = start = read_cursor(instance)
-    while records := _records_after(instance, position):
+    while records := _records_after(instance, position, _PAGE):
         waiting = receipts.without_receipt(database, _materializations(instance, records))
         if waiting:
             # The ledger's threads are started only where there is something to write.
@@ -156,7 +156,7 @@ def _keep_cursor(instance: dg.DagsterInstance, start: int, records: Sequence[dg.
     return settled
 
 
-def _records_after(instance: dg.DagsterInstance, position: int, limit: int = _PAGE) -> Sequence[dg.EventLogRecord]:
+def _records_after(instance: dg.DagsterInstance, position: int, limit: int) -> Sequence[dg.EventLogRecord]:
     wanted = dg.EventRecordsFilter(_MATERIALIZED, after_cursor=position)
     return instance.event_log_storage.get_event_records(wanted, limit=limit, ascending=True)
 

@@ -15,7 +15,7 @@ from psycopg.rows import class_row
 from stemma.errors import InvalidInput, NotFound
 from stemma.ledger.entries import Entry
 from stemma.ledger.receipts import CHAIN, Receipt, ReceiptInput, subject
-from stemma.store.cursors import decode_cursor, encode_cursor
+from stemma.store.cursors import Page, cut_page, decode_cursor, encode_cursor
 from stemma.store.database import Connection
 
 MAX_DEPTH = 32
@@ -26,14 +26,6 @@ _ENTRY = """
     SELECT l.chain, l.seq, l.prev_hash, l.body, l.entry_hash, l.id, l.kind, l.actor, l.subject, l.created_at
     FROM receipts r JOIN ledger l ON l.chain = 'receipts' AND l.seq = r.seq AND l.id = r.id
 """
-
-
-@dataclass(frozen=True, slots=True)
-class ReceiptPage:
-    """One page of receipts, the newest first; `next_cursor` is None on the last."""
-
-    data: tuple[Receipt, ...]
-    next_cursor: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +92,7 @@ def list_receipts(
     run_id: str | None = None,
     cursor: str | None = None,
     limit: int = 50,
-) -> ReceiptPage:
+) -> Page[Receipt]:
     """Receipts, the newest first, all or those of an asset, a partition, a run; raises InvalidInput(field="cursor")."""
     (before,) = decode_cursor("receipts", cursor, int) if cursor else (2**63 - 1,)
     conditions, values = ["r.seq < %(before)s"], {"before": before, "limit": limit + 1}
@@ -110,9 +102,8 @@ def list_receipts(
             values[column] = value
     with connection.cursor(row_factory=class_row(Entry)) as rows:
         query = f"{_ENTRY} WHERE {' AND '.join(conditions)} ORDER BY r.seq DESC LIMIT %(limit)s"
-        found = rows.execute(query, values).fetchall()
-    data = tuple(Receipt.of(entry) for entry in found[:limit])
-    return ReceiptPage(data, encode_cursor("receipts", data[-1].seq) if len(found) > limit else None)
+        found = [Receipt.of(entry) for entry in rows.execute(query, values)]
+    return cut_page(found, limit, lambda last: encode_cursor("receipts", last.seq))
 
 
 def read_tree(connection: Connection, receipt: UUID, depth: int = MAX_DEPTH) -> TreeNode:

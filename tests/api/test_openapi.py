@@ -67,7 +67,7 @@ def test_answers_to_junk_are_declared(visitor: httpx.Client, document: dict[str,
             address = path.replace("{id}", quote(value, safe="") if name == "id" else "1")
             params = {} if name == "id" else {name: value}
             response = visitor.request(method, address, params=params)
-            if address == "/api/v1/documents/":
+            if address.endswith("/"):
                 assert response.status_code == 404
                 continue
             check(document, operation, response)
@@ -85,6 +85,7 @@ def test_good_answers_match_their_schema(reader: httpx.Client) -> None:
         ("/api/v1/documents/1", "/api/v1/documents/{id}"),
         ("/api/v1/sources", "/api/v1/sources"),
         ("/api/v1/quarantine", "/api/v1/quarantine"),
+        ("/api/v1/receipts", "/api/v1/receipts"),
     ]:
         response = reader.get(address)
         assert response.status_code == 200
