@@ -6,20 +6,27 @@ business of `stemma.access`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Final
+from uuid import UUID
 
 import structlog
-from fastapi import Depends, Request
+from fastapi import Depends, FastAPI, Request
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import iter_route_contexts
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.limits import InFlight, Rates, TooManyRequests
 from api.problems import error_response
 from stemma.access.authentication import authenticate
-from stemma.access.permissions import PERMISSIONS
+from stemma.access.permissions import PERMISSIONS, Role, permissions_of
 from stemma.access.principal import Principal
-from stemma.errors import Forbidden, StemmaError, Unauthenticated
+from stemma.access.signatures import BodyDigest, SignedRequest, authenticate_signed
+from stemma.errors import Forbidden, InvalidInput, StemmaError, Unauthenticated
+from stemma.store.settings import Settings
 
 PUBLIC: Final = frozenset({"/healthz", "/readyz", "/openapi.json"})
 
@@ -35,48 +42,140 @@ class Authentication:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in PUBLIC:
             try:
-                scope["state"]["principal"] = await _principal(scope)
+                principal, digest = await _authenticated(scope)
+                scope["state"]["principal"] = _simulated(principal, scope)
             except StemmaError as error:
-                await error_response(scope, error)(scope, receive, send)
+                await error_response(scope, _rated(scope, error))(scope, receive, send)
                 return
+            if digest is not None:
+                receive = _compared(receive, digest)
         await self.app(scope, receive, send)
 
 
-async def _principal(scope: Scope) -> Principal:
+async def _authenticated(scope: Scope) -> tuple[Principal, BodyDigest | None]:
     state = scope["app"].state
-    given = Headers(scope=scope).getlist("authorization")
+    headers = Headers(scope=scope)
+    given = headers.getlist("authorization")
+    if "signature-input" in headers or "signature" in headers:
+        if given:
+            what = "A request is signed or bears its key, not both."
+            raise Unauthenticated("authorization_invalid", what, hint="Leave out one of the two.")
+        request = SignedRequest(scope["method"], _url(scope, headers), headers)
+        return await run_in_threadpool(authenticate_signed, state.database, state.settings, request)
     if not given:
-        what = "This takes an API key, and the request has none."
         hint = "Send `Authorization: Bearer stm_…`; `stemma keys create` makes a key."
-        raise Unauthenticated("key_missing", what, hint=hint)
+        raise Unauthenticated("key_missing", "This takes an API key, and the request has none.", hint=hint)
     scheme, _, key = given[0].partition(" ")
     if len(given) > 1 or scheme.lower() != "bearer":
-        what = "The Authorization header has to be one, and of the scheme Bearer."
+        what = "There has to be one Authorization header, and its scheme has to be Bearer."
         raise Unauthenticated("authorization_invalid", what, hint="Send `Authorization: Bearer stm_…`.")
-    return await run_in_threadpool(authenticate, state.database, state.settings, key.strip(" "))
+    return await run_in_threadpool(authenticate, state.database, state.settings, key.strip(" ")), None
+
+
+def _url(scope: Scope, headers: Headers) -> str:
+    """The URL as it was sent; `scope["path"]` is decoded already."""
+    path = scope.get("raw_path", scope["path"].encode()).partition(b"?")[0]
+    query = b"?" + scope["query_string"] if scope["query_string"] else b""
+    return f"{scope['scheme']}://{headers.get('host', '')}{(path + query).decode('latin-1')}"
+
+
+def _compared(receive: Receive, digest: BodyDigest) -> Receive:
+    """Receive a body that has to be the one that was signed; raises Unauthenticated at its end where it is not."""
+
+    async def receive_and_compare() -> Message:
+        message = await receive()
+        if message["type"] == "http.request":
+            digest.update(message.get("body", b""))
+            if not message.get("more_body", False):
+                digest.check()
+        return message
+
+    return receive_and_compare
+
+
+def _simulated(principal: Principal, scope: Scope) -> Principal:
+    """The principal in the lesser role that X-ROLE names, under test settings; anywhere else the header is nothing."""
+    settings: Settings = scope["app"].state.settings
+    wanted = Headers(scope=scope).get("x-role")
+    if settings.environment != "test" or wanted is None:
+        return principal
+    if wanted not in set(Role):
+        hint = f"The roles are {', '.join(Role)}."
+        raise InvalidInput("role_unknown", "X-ROLE names no role.", field="X-ROLE", hint=hint)
+    if not permissions_of(Role(wanted)) <= permissions_of(principal.role):
+        raise Forbidden("role_beyond_own", "X-ROLE may do what the role of this key may not.", field="X-ROLE")
+    return replace(principal, role=Role(wanted))
+
+
+def _rated(scope: Scope, error: StemmaError) -> StemmaError:
+    """What to answer a failure with: guessing gets no answers after a while, and nobody else is kept out by it."""
+    state = scope["app"].state
+    if isinstance(error, Unauthenticated):
+        try:
+            state.rates.take(
+                state.settings.api_failures_per_minute, "failed authentications", (scope["client"] or ("",))[0]
+            )
+        except TooManyRequests as too_many:
+            return too_many
+    return error
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """The permission that a route takes; a dependency that gives the principal."""
+    """What a route asks of whoever calls it: a permission, or only a known key where that is None.
 
-    permission: str
+    With `own`, the name of a path parameter that holds a key's id, a key needs no permission for itself. As a
+    dependency it gives the principal, counts the request and holds a place among those in flight.
+    """
 
-    async def __call__(self, request: Request) -> Principal:
+    permission: str | None
+    own: str | None = None
+
+    async def __call__(self, request: Request) -> AsyncIterator[Principal]:
+        settings: Settings = request.app.state.settings
+        rates: Rates = request.app.state.rates
+        in_flight: InFlight = request.app.state.in_flight
         principal: Principal = request.state.principal
+        capability = self.permission.partition(":")[0] if self.permission else "keys"
+        rates.take(settings.api_requests_per_minute, f"requests to {capability}", principal.actor)
+        if self.permission is not None and not self._is_own(request, principal):
+            try:
+                principal.require(self.permission)
+            except Forbidden as error:
+                _log.warning("denied", actor=principal.actor, permission=self.permission, code=error.code)
+                raise
+        with in_flight.slot(settings.api_requests_in_flight, capability, principal.actor):
+            yield principal
+
+    def _is_own(self, request: Request, principal: Principal) -> bool:
         try:
-            principal.require(self.permission)
-        except Forbidden as error:
-            _log.warning("denied", actor=principal.actor, permission=self.permission, code=error.code)
-            raise
-        return principal
+            return self.own is not None and UUID(request.path_params[self.own]) == principal.key_id
+        except ValueError:
+            return False
 
 
-def allow(permission: str) -> Any:
+def allow(permission: str | None, *, own: str | None = None) -> Any:
     """What a route declares to take a permission of `stemma.access.permissions`; gives the principal.
 
-    Raises Forbidden, when called, for whoever has not.
+    With None it takes any known key; for `own` see `Rule`. The route answers Forbidden to whoever may not, and
+    TooManyRequests over the limits of the key.
     """
-    if permission not in PERMISSIONS:
+    if permission is not None and permission not in PERMISSIONS:
         raise ValueError(f"{permission} is not in the table of permissions")
-    return Depends(Rule(permission))
+    return Depends(Rule(permission, own))
+
+
+def rules(app: FastAPI) -> Iterator[tuple[str, frozenset[str], Rule | None]]:
+    """Every route's path and methods, and its rule, where it has one."""
+    for route in iter_route_contexts(app.routes):
+        if route.path_format is not None:
+            dependant = getattr(route, "dependant", None)
+            found = None if dependant is None else next(_rules_of(dependant), None)
+            yield route.path_format, frozenset(route.methods or ()), found
+
+
+def _rules_of(dependant: Dependant) -> Iterator[Rule]:
+    for dependency in dependant.dependencies:
+        if isinstance(dependency.call, Rule):
+            yield dependency.call
+        yield from _rules_of(dependency)

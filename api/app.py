@@ -14,9 +14,9 @@ from fastapi import FastAPI
 from api import idempotency, openapi, problems
 from api.access import Authentication
 from api.bodies import JsonGuard
-from api.limits import InFlight
+from api.limits import InFlight, Rates
 from api.middleware import BodyLimit, LoopbackOnly, RequestLog, TextGuard, is_loopback
-from api.routers import API, documents, health, receipts, search, sources
+from api.routers import API, audit, documents, health, keys, receipts, search, sources
 from stemma.errors import InvalidInput
 from stemma.knowledge.search import Searcher
 from stemma.ledger.service import Ledger
@@ -25,6 +25,7 @@ from stemma.store.settings import Settings, load_settings
 
 _DESCRIPTION = """
 Search in everything the studio has read, upload documents, and open what a citation points at.
+Every request bears an API key (`Authorization: Bearer stm_…`) or is signed by RFC 9421.
 Errors are RFC 9457 problem details with a stable `code`. Lists come in pages `{data, next_cursor}`.
 """
 _MULTIPART_OVERHEAD = 1 << 16
@@ -34,7 +35,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     """Make the application; without `database` it opens one of its own when it starts and closes it at the
     end.
 
-    Raises InvalidInput when the settings would serve it beyond loopback: there is no access control yet.
+    Raises InvalidInput when the settings would serve it beyond loopback, where keys would be sent in the clear.
     """
     settings = settings or load_settings()
     require_loopback(settings)
@@ -53,6 +54,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.state.settings = settings
     app.state.given_database = database
     app.state.in_flight = InFlight()
+    app.state.rates = Rates()
     problems.install(app)
     idempotency.install(app)
     openapi.install(app)
@@ -62,6 +64,8 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(documents.uploads)
     app.include_router(sources.router)
     app.include_router(receipts.router)
+    app.include_router(keys.router)
+    app.include_router(audit.router)
     # The one added last sees a request first.
     upload_bytes = settings.max_document_bytes + _MULTIPART_OVERHEAD
     app.add_middleware(JsonGuard)
@@ -78,7 +82,7 @@ def require_loopback(settings: Settings) -> None:
     if not is_loopback(settings.api_host):
         raise InvalidInput(
             "api_host_not_loopback",
-            f"The API has no access control yet and cannot be bound to {settings.api_host}.",
+            f"The API speaks no TLS, so that keys would be sent in the clear: it is not bound to {settings.api_host}.",
             field="STEMMA_API_HOST",
             hint="Use 127.0.0.1, ::1 or localhost, and an SSH tunnel to reach it from elsewhere.",
         )

@@ -1,56 +1,79 @@
-"""How many requests of one capability may be in flight at once; the rest are told to come back (429).
+"""How many requests are served at once and in a minute; the rest are told to come back (429).
 
+Places are counted by capability and, within it, by key; rates by key and capability, failed authentications by address.
 What a request may weigh is `api.middleware`'s business.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
 
 from stemma.errors import Unavailable
 
-IN_FLIGHT: Final = {"search": 32, "documents": 32, "uploads": 4, "receipts": 16}
+IN_FLIGHT: Final = {"search": 32, "documents": 32, "uploads": 4, "keys": 16, "audit": 8, "receipts": 16}
 
 
 class TooManyRequests(Unavailable):
-    """As many requests of this capability are in flight as are served at once."""
+    """More than is served at once, or in a minute; `retry_after` is in seconds."""
 
     status = 429
     title = "Too many requests"
 
+    def __init__(self, code: str, message: str, *, retry_after: int = 1) -> None:
+        super().__init__(code, message, hint="Try again after the seconds in Retry-After.")
+        self.retry_after = retry_after
+
 
 class InFlight:
-    """The requests in flight by capability. It is used on the event loop's thread alone and so needs no
-    lock.
-    """
+    """The requests in flight by what they share. It is used on the event loop's thread alone and so needs no lock."""
 
     def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
+        self._counts: Counter[tuple[str, ...]] = Counter()
 
-    def count(self, capability: str) -> int:
+    def count(self, *shared: str) -> int:
         """How many are in flight now."""
-        return self._counts[capability]
+        return self._counts[shared]
 
     @contextlib.contextmanager
-    def slot(self, capability: str, at_most: int) -> Iterator[None]:
+    def slot(self, at_most: int, capability: str, *shared: str) -> Iterator[None]:
         """Hold one of `at_most` places for the block; raises TooManyRequests where none is free."""
-        if self._counts[capability] >= at_most:
-            raise TooManyRequests(
-                "too_many_requests",
-                f"{at_most} requests to {capability} are in flight already.",
-                hint="Try again after the seconds in Retry-After.",
-            )
-        self._counts[capability] += 1
+        place = (capability, *shared)
+        if self._counts[place] >= at_most:
+            what = f"{at_most} requests to {capability} are in flight already{' with this key' if shared else ''}."
+            raise TooManyRequests("too_many_requests", what)
+        self._counts[place] += 1
         try:
             yield
         finally:
-            self._counts[capability] -= 1
+            self._counts[place] -= 1
+            if not self._counts[place]:
+                del self._counts[place]
+
+
+class Rates:
+    """What came within the last minute, by who sent it to what; each process counts for itself."""
+
+    def __init__(self) -> None:
+        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+
+    def take(self, per_minute: int, what: str, *whom: str) -> None:
+        """Count one; raises TooManyRequests, and counts none, where there were `per_minute` within the last minute."""
+        limit = RateLimitItemPerMinute(per_minute)
+        if not self._limiter.hit(limit, what, *whom):
+            free_at = self._limiter.get_window_stats(limit, what, *whom).reset_time
+            seconds = max(1, math.ceil(free_at - time.time()))
+            raise TooManyRequests("rate_exceeded", f"More than {per_minute} {what} in a minute.", retry_after=seconds)
 
 
 def limited(capability: str) -> type[APIRoute]:
@@ -62,7 +85,7 @@ def limited(capability: str) -> type[APIRoute]:
 
             async def handle_within_limit(request: Request) -> Response:
                 in_flight: InFlight = request.app.state.in_flight
-                with in_flight.slot(capability, IN_FLIGHT[capability]):
+                with in_flight.slot(IN_FLIGHT[capability], capability):
                     return await handle(request)
 
             return handle_within_limit

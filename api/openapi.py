@@ -12,21 +12,32 @@ from typing import Any, Final
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
+from api.access import rules
 from api.idempotency import HEADER, REPLAYED
 from api.problems import MEDIA_TYPE, Problem
 
 _REF: Final = "#/components/schemas/{model}"
 _MEANINGS: Final = {
-    403: "The request comes from another site",
+    401: "No key that is known and in force, or no signature that holds",
+    403: "The key may not do this, or the request comes from another site",
     404: "It does not exist",
     409: "It contradicts the present state",
     413: "The body is too large",
     415: "Not a type that is read here",
     421: "The Host is not a loopback name",
     422: "An input cannot be used",
-    429: "Too many requests of this kind are in flight; see Retry-After",
+    429: "Too many requests are in flight or came within a minute; see Retry-After",
     500: "An unexpected error",
     503: "Something needed is not there now; see Retry-After",
+}
+_SCHEMES: Final = {
+    "key": {"type": "http", "scheme": "bearer", "description": "An API key, `stm_…`; the names are permissions"},
+    "signature": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "Signature",
+        "description": "RFC 9421 with hmac-sha256, by the signing secret of an API key; docs/SECURITY.md says how",
+    },
 }
 EVERYWHERE: Final = (413, 421, 422, 500)
 
@@ -43,11 +54,14 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def install(app: FastAPI) -> None:
-    """Add the schema of problem details, and what an Idempotency-Key brings, to the application's OpenAPI document."""
+    """Add to the application's OpenAPI document the schema of problem details, which permission each route takes, and
+    what an Idempotency-Key brings.
+    """
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = generate()
+        _declare_access(app, document)
         for operation in _keyed_operations(document):
             _declare_replays(operation)
         _, definitions = models_json_schema([(Problem, "serialization")], ref_template=_REF)
@@ -55,6 +69,18 @@ def install(app: FastAPI) -> None:
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _declare_access(app: FastAPI, document: dict[str, Any]) -> None:
+    document.setdefault("components", {})["securitySchemes"] = _SCHEMES
+    for path, methods, rule in rules(app):
+        for method in methods:
+            operation = document["paths"].get(path, {}).get(method.lower())
+            if operation is not None and rule is not None:
+                roles = [rule.permission] if rule.permission else []
+                operation["security"] = [{name: roles} for name in _SCHEMES]
+                for status, declared in problems(401, 403, 429).items():
+                    operation["responses"].setdefault(str(status), declared)
 
 
 def _keyed_operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:

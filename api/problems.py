@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
+from api.limits import TooManyRequests
 from stemma.errors import StemmaError
 from stemma.store.files import storage_error
 
@@ -76,11 +77,13 @@ def problem_response(
         hint=hint,
     )
     seconds = _RETRY_AFTER.get(code, _RETRY_AFTER.get(status))
-    retry = {"Retry-After": seconds} if seconds else {}
+    usual = {"Retry-After": seconds} if seconds else {}
+    if status == 401:
+        usual["WWW-Authenticate"] = 'Bearer realm="stemma"'
     return JSONResponse(
         problem.model_dump(mode="json") | dict(extensions or {}),
         status_code=status,
-        headers={**retry, **(headers or {})},
+        headers={**usual, **(headers or {})},
         media_type=MEDIA_TYPE,
     )
 
@@ -95,6 +98,7 @@ def error_response(scope: Scope, error: StemmaError) -> JSONResponse:
         detail=error.message,
         errors=[FieldError(field=error.field, message=error.message)] if error.field else None,
         hint=error.hint,
+        headers={"Retry-After": str(error.retry_after)} if isinstance(error, TooManyRequests) else None,
     )
 
 
@@ -144,8 +148,11 @@ def _field(location: tuple[int | str, ...]) -> str:
 
 async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    # What went wrong while FastAPI read the body.
     if isinstance(error.__cause__, OSError):
         return error_response(request.scope, storage_error(error.__cause__))
+    if isinstance(error.__cause__, StemmaError):
+        return error_response(request.scope, error.__cause__)
     status = error.status_code
     headers = dict(error.headers or {})
     if status == 405:

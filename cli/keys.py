@@ -1,17 +1,115 @@
-"""`stemma keys`: the studio's keys."""
+"""`stemma keys`: API keys, and the key that signs the ledger's heads."""
 
 from __future__ import annotations
 
+import re
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, TypeVar
+from uuid import UUID
 
 import typer
 
-from cli.output import Json, print_json, say
-from stemma.errors import NotFound
-from stemma.store.settings import load_settings
+from cli.output import Json, plain, print_json, print_table, say
+from cli.session import open_studio
+from stemma.errors import InvalidInput, NotFound
+from stemma.store.settings import Settings, load_settings
 
-app = typer.Typer(help="The studio's keys.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from stemma.access.catalog import ApiKey
+    from stemma.access.keys import IssuedKey
+    from stemma.ledger.change import Change
+    from stemma.store.database import Connection, Database
+
+T = TypeVar("T")
+
+app = typer.Typer(help="API keys, and the key that signs the ledger's heads.", no_args_is_help=True)
+
+_DURATION = re.compile(r"([1-9][0-9]{0,5})([mhdw])")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_ID_HELP = "The key's id, as `stemma keys list` shows it."
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Option(help="What the key is for.")],
+    role: Annotated[str, typer.Option(help="Such as Owner, Builder or Viewer; docs/SECURITY.md has the table.")],
+    scope: Annotated[list[str], typer.Option(help="Such as 'search:*' or ingest:write; may be given more than once.")],
+    expires_in: Annotated[str | None, typer.Option(help="Such as 30m, 12h, 90d or 52w; default: never.")] = None,
+    signed_only: Annotated[
+        bool, typer.Option("--signed-only", help="Refuse it as a bearer token: its requests are signed.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Create an API key and show its secrets, this one time."""
+    from stemma.access import keys
+    from stemma.access.principal import local_principal
+
+    wanted = keys.NewKey(name, role, scope, _expiry(expires_in), signed_only)
+    settings, database = open_studio()
+    with database:
+        (issued,) = _commit(settings, database, lambda c: [keys.create_key(c, local_principal(), wanted, settings)])
+    _show(issued, as_json=as_json)
+
+
+@app.command("list")
+def list_all(as_json: Json = False) -> None:
+    """List the API keys; nothing of their secrets is known."""
+    from stemma.access.catalog import every_key
+
+    now = datetime.now(UTC)
+    _, database = open_studio()
+    with database:
+        found = database.read(every_key)
+    if as_json:
+        print_json([{**plain(key), "state": key.state(now)} for key in found])
+        return
+    rows = [(str(k.id), k.name, "\n".join((k.role, *k.scopes)), _state(k, now)) for k in found]
+    columns = ("id", "name", "role and scopes", "state")
+    print_table("API keys", columns, rows, empty="No API keys. `stemma keys create --help` says how to make one.")
+
+
+@app.command()
+def rotate(key_id: Annotated[UUID, typer.Argument(metavar="ID", help=_ID_HELP)], as_json: Json = False) -> None:
+    """Give an API key a new secret and show it, this one time; the old one is refused at once."""
+    from stemma.access import keys
+    from stemma.access.principal import local_principal
+
+    settings, database = open_studio()
+    with database:
+        (issued,) = _commit(settings, database, lambda c: [keys.rotate_key(c, local_principal(), key_id, settings)])
+    _show(issued, as_json=as_json)
+
+
+@app.command()
+def revoke(
+    key_id: Annotated[UUID | None, typer.Argument(metavar="[ID]", help=_ID_HELP)] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every key, as after the loss of STEMMA_HOME/keys.")] = False,
+    as_json: Json = False,
+) -> None:
+    """End an API key for ever; it is refused at once."""
+    from stemma.access import keys
+    from stemma.access.catalog import every_key
+    from stemma.access.principal import local_principal
+
+    if (key_id is None) != every:
+        raise InvalidInput("usage_invalid", "Name a key or say --all.", hint="`stemma keys list` lists the keys.")
+
+    def changes(connection: Connection) -> list[Change[ApiKey]]:
+        ids = [key_id] if key_id else [key.id for key in every_key(connection) if key.revoked_at is None]
+        return [keys.revoke_key(connection, local_principal(), one) for one in ids]
+
+    settings, database = open_studio()
+    with database:
+        revoked = _commit(settings, database, changes)
+    if as_json:
+        print_json(revoked)
+    elif not revoked:
+        say("There was no key to revoke.")
+    else:
+        for key in revoked:
+            say(f"Revoked {key.name} ({key.id}).")
 
 
 @app.command()
@@ -44,3 +142,39 @@ def rotate_signing(
     else:
         vouched = f"vouched for by {key.previous}" if key.previous else "with no key before it"
         say(f"Heads are signed with {key.key_id} from now on, {vouched}.")
+
+
+def _expiry(expires_in: str | None) -> datetime | None:
+    if expires_in is None:
+        return None
+    found = _DURATION.fullmatch(expires_in)
+    try:
+        if found is None:
+            raise ValueError("of another form")
+        return datetime.now(UTC) + timedelta(**{_UNITS[found[2]]: int(found[1])})
+    except (ValueError, OverflowError) as error:
+        what, hint = f"{expires_in!r} is no duration that can be used.", "Write 30m, 12h, 90d or 52w."
+        raise InvalidInput("duration_invalid", what, field="--expires-in", hint=hint) from error
+
+
+def _state(key: ApiKey, now: datetime) -> str:
+    end = key.expires_at.astimezone(UTC).date().isoformat() if key.expires_at else ""
+    return f"{key.state(now)}\nto {end}" if end else key.state(now)
+
+
+def _commit(settings: Settings, database: Database, prepare: Callable[[Connection], list[Change[T]]]) -> list[T]:
+    from stemma.ledger.service import Ledger
+
+    changes = database.read(prepare)
+    with Ledger(database.urls, settings) as ledger:
+        return [future.result() for future in [ledger.commit(change) for change in changes]]
+
+
+def _show(issued: IssuedKey, *, as_json: bool) -> None:
+    if as_json:
+        print_json({**plain(issued.api_key), "key": issued.key, "signing_secret": issued.signing_secret})
+        return
+    say(f"Key             {issued.key}")
+    say(f"Signing secret  {issued.signing_secret}")
+    say(f"Id              {issued.api_key.id}")
+    say("Store them now: they are shown this once and kept nowhere.")

@@ -24,7 +24,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
-_UNWRAPPED = 32
+_UNWRAPPED = 36
 _CONTROLS = {code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"}
 
 

@@ -32,6 +32,7 @@ def up() -> None:
     from cli.services import services
     from resources.instance import fail_interrupted_runs, prepare
     from stemma import processes
+    from stemma.access.catalog import some_in_force
 
     started_at = time.time()
     settings = load_settings()
@@ -39,6 +40,7 @@ def up() -> None:
     settings, database = open_studio()
     with database:
         urls = database.urls
+        keyed = database.read(some_in_force)
 
     def show(state: processes.ServiceState) -> None:
         where = f" on port {state.port}" if state.port else ""
@@ -52,6 +54,9 @@ def up() -> None:
         say(f"  Dagster UI  http://127.0.0.1:{settings.webserver_port}/")
         say(f"  Inbox       {settings.inbox}  (files dropped here become searchable)")
         say(f"  Logs        {settings.home / 'logs'}")
+        if not keyed:
+            say("\n  The API takes a key. To make one that may search, read and add documents:")
+            say("  stemma keys create --name me --role Owner --scope 'search:*' --scope 'ingest:*'")
         say("\n  Ctrl-C stops everything.")
         sys.stdout.flush()
 

@@ -1,11 +1,13 @@
 """Who sent a request: from its key to the principal, looked up each time, so that revocation acts at once.
 
-What that principal may do is decided where a permission is asked for.
+A request bears its key or is signed with it (`signatures`). What the principal may do is decided where a permission is
+asked for.
 """
 
 from __future__ import annotations
 
 import hmac
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -20,11 +22,15 @@ from stemma.errors import Unauthenticated
 from stemma.store.database import Connection, Database
 from stemma.store.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 USE_NOTED_EVERY: Final = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True)
-class _KnownKey:
+class KnownKey:
+    """What is kept of a key to recognise it by."""
+
     id: UUID
     role: str
     scopes: list[str]
@@ -34,58 +40,79 @@ class _KnownKey:
     last_used_at: datetime | None
     secret_hmac: bytes
 
+    @property
+    def principal(self) -> Principal:
+        """Who acts with it."""
+        return Principal(f"key:{self.id}", Role(self.role), frozenset(self.scopes), self.id)
+
+    def require_in_force(self, now: datetime) -> None:
+        """Raises Unauthenticated with code `key_revoked` or `key_expired`."""
+        if self.revoked_at is not None:
+            logger.warning("a revoked key was used: %s", self.id)
+            raise Unauthenticated("key_revoked", "This API key was revoked.", hint="Ask for a new one.")
+        if self.expires_at is not None and self.expires_at <= now:
+            logger.warning("an expired key was used: %s", self.id)
+            what = f"This API key expired at {self.expires_at.astimezone(UTC).isoformat(timespec='seconds')}."
+            raise Unauthenticated("key_expired", what, hint="Ask for a new one.")
+
 
 def authenticate(database: Database, settings: Settings, text: str) -> Principal:
-    """The principal of a key as it was shown to its holder.
+    """The principal of a request that bears this key.
 
     Raises Unauthenticated with code `key_malformed`, `key_unknown` (also for a wrong secret), `key_revoked`,
     `key_expired` or `signature_required`; Unavailable with code `pepper_lost`.
     """
     key_id, secret = parse_key(text)
-    key = database.read(lambda connection: _find(connection, key_id))
-    if key is None or not hmac.compare_digest(secret_hmac(_pepper(settings), key_id, secret), key.secret_hmac):
-        raise Unauthenticated("key_unknown", "This API key is not known.", hint="`stemma keys create` makes one.")
+    key = find_key(database, key_id)
+    if not hmac.compare_digest(secret_hmac(pepper_in_use(settings), key_id, secret), key.secret_hmac):
+        raise key_unknown()
     now = datetime.now(UTC)
-    _require_in_force(key, now)
+    key.require_in_force(now)
     if key.signed_only:
-        what = "This key is for signed requests only and is not taken as a bearer token."
-        raise Unauthenticated("signature_required", what, hint="Sign the request by RFC 9421.")
-    _note_use(database, key, now)
-    return Principal(f"key:{key.id}", Role(key.role), frozenset(key.scopes), key.id)
+        what = "This key is for signed requests and is not taken as a bearer token."
+        raise Unauthenticated("signature_required", what, hint="Sign the request by RFC 9421, without sending the key.")
+    note_use(database, key, now)
+    return key.principal
 
 
-def _find(connection: Connection, key_id: UUID) -> _KnownKey | None:
-    with connection.cursor(row_factory=class_row(_KnownKey)) as cursor:
-        return cursor.execute(
-            """
-            SELECT id, role, scopes, signed_only, expires_at, revoked_at, last_used_at, secret_hmac
-            FROM api_keys WHERE id = %s
-            """,
-            (key_id,),
-        ).fetchone()
+def find_key(database: Database, key_id: UUID) -> KnownKey:
+    """The key with this id; raises Unauthenticated with code `key_unknown`."""
+
+    def find(connection: Connection) -> KnownKey | None:
+        with connection.cursor(row_factory=class_row(KnownKey)) as cursor:
+            return cursor.execute(
+                """
+                SELECT id, role, scopes, signed_only, expires_at, revoked_at, last_used_at, secret_hmac
+                FROM api_keys WHERE id = %s
+                """,
+                (key_id,),
+            ).fetchone()
+
+    key = database.read(find)
+    if key is None:
+        raise key_unknown()
+    return key
 
 
-def _pepper(settings: Settings) -> bytes:
+def key_unknown() -> Unauthenticated:
+    """The error for a key that is not there, and for one whose secret is another: which of both is told to nobody."""
+    return Unauthenticated("key_unknown", "This API key is not known.", hint="`stemma keys create` makes one.")
+
+
+def pepper_in_use(settings: Settings) -> bytes:
+    """The pepper, which has to be there once there are keys; raises Unavailable with code `pepper_lost`."""
     pepper = read_pepper(settings)
     if pepper is None:
         raise pepper_lost("is gone")
     return pepper
 
 
-def _require_in_force(key: _KnownKey, now: datetime) -> None:
-    if key.revoked_at is not None:
-        raise Unauthenticated("key_revoked", "This API key was revoked.", hint="Ask for a new one.")
-    if key.expires_at is not None and key.expires_at <= now:
-        what = f"This API key expired at {key.expires_at.astimezone(UTC).isoformat(timespec='seconds')}."
-        raise Unauthenticated("key_expired", what, hint="Ask for a new one.")
-
-
-def _note_use(database: Database, key: _KnownKey, now: datetime) -> None:
+def note_use(database: Database, key: KnownKey, now: datetime) -> None:
     """Write when the key was used last, unless that was done within the minute or is being done."""
     if key.last_used_at is not None and now - key.last_used_at < USE_NOTED_EVERY:
         return
     with database.transaction() as connection:
-        # Nothing is lost with the last second of it, and the request need not wait for the disk.
+        # A crash may take the last use with it: the request need not wait for the disk.
         connection.execute("SET LOCAL synchronous_commit = off")
         connection.execute(
             """

@@ -1,17 +1,18 @@
-"""API keys: what they are, and the changes that create, rotate and revoke them.
+"""Creating, rotating and revoking API keys, as changes that are on the audit chain.
 
-A key is given a role and scopes within those of its creator. How a request proves that it holds a key belongs to
-`authentication`.
+Nobody is given more than its creator has: a key's role and scopes stay within those of whoever asks, and so do those of
+a key whose new secret is shown to another. How a request proves that it holds a key belongs to `authentication`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 from uuid import UUID, uuid4
 
+from stemma.access.catalog import ApiKey, read_key, some_in_force
 from stemma.access.permissions import PERMISSIONS, SCOPES, Role
 from stemma.access.principal import Principal
 from stemma.access.tokens import (
@@ -24,8 +25,9 @@ from stemma.access.tokens import (
     secret_hmac,
     signing_secret,
 )
-from stemma.errors import InvalidInput
+from stemma.errors import Conflict, InvalidInput
 from stemma.ledger.change import Change
+from stemma.ledger.entries import NewEntry
 from stemma.ledger.journal import audited
 from stemma.ledger.writer import Statement
 from stemma.store.database import Connection
@@ -36,20 +38,14 @@ MOST_SCOPES: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
-class ApiKey:
-    """A key as listed; of its secret nothing is known."""
+class NewKey:
+    """What is asked for. With `signed_only`, the key is not taken as a bearer token: its requests are signed."""
 
-    id: UUID
     name: str
-    role: Role
-    scopes: tuple[str, ...]
-    signed_only: bool
-    created_by: str
-    created_at: datetime
-    expires_at: datetime | None
-    rotated_at: datetime | None
-    revoked_at: datetime | None
-    last_used_at: datetime | None
+    role: str
+    scopes: Sequence[str]
+    expires_at: datetime | None = None
+    signed_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,56 +60,94 @@ class IssuedKey:
     signing_secret: str
 
 
-@dataclass(frozen=True, slots=True)
-class NewKey:
-    """What is asked for. With `signed_only` its requests have to be signed."""
-
-    name: str
-    role: str
-    scopes: Sequence[str]
-    expires_at: datetime | None = None
-    signed_only: bool = False
-
-
 def create_key(connection: Connection, principal: Principal, wanted: NewKey, settings: Settings) -> Change[IssuedKey]:
     """Create a key.
 
     Raises InvalidInput for a name, role, scope or expiry that is none, Forbidden for more power than `principal` has,
     Unavailable with code `pepper_lost` where keys are in use and what they are checked with is gone.
     """
-    role = _checked_role(wanted.role)
-    scopes = _checked_scopes(wanted.scopes)
-    principal.require_within(role, scopes)
     now = datetime.now(UTC)
-    if wanted.expires_at is not None and wanted.expires_at <= now:
-        raise InvalidInput("expiry_past", "The key would have expired already.", field="expires_at")
     key = ApiKey(
-        uuid4(), _checked_name(wanted.name), role, scopes, wanted.signed_only, principal.actor, now, wanted.expires_at,
-        None, None, None,
-    )  # fmt: skip
+        id=uuid4(),
+        name=_checked_name(wanted.name),
+        role=_checked_role(wanted.role),
+        scopes=_checked_scopes(wanted.scopes),
+        signed_only=wanted.signed_only,
+        created_by=principal.actor,
+        created_at=now,
+        expires_at=_checked_expiry(wanted.expires_at, now),
+        rotated_at=None,
+        revoked_at=None,
+        last_used_at=None,
+    )
+    principal.require_within(Role(key.role), key.scopes)
     issued, kept = _issue(key, _pepper(connection, settings))
     insert = Statement(
         """
         INSERT INTO api_keys (id, name, role, scopes, signed_only, created_by, created_at, expires_at, secret_hmac)
         VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
         """,
-        (key.id, key.name, role, list(scopes), key.signed_only, key.created_by, now, key.expires_at, kept),
+        (key.id, key.name, key.role, key.scopes, key.signed_only, key.created_by, now, key.expires_at, kept),
         rows=1,
     )
     meta = {
-        "name": key.name,
-        "role": role,
-        "scopes": list(scopes),
+        "role": key.role,
+        "scopes": key.scopes,
         "signed_only": key.signed_only,
         "expires_at": key.expires_at.astimezone(UTC).isoformat() if key.expires_at else None,
     }
-    entries = audited(principal, "key.created", resource=resource(key.id), meta=meta, critical=True)
-    return Change(entries, (insert,), lambda _: issued)
+    return Change(_entries(principal, "key.created", key, meta), (insert,), lambda _: issued)
 
 
-def resource(key_id: UUID) -> str:
-    """How audit entries name a key."""
-    return f"key/{key_id}"
+def rotate_key(connection: Connection, principal: Principal, key_id: UUID, settings: Settings) -> Change[IssuedKey]:
+    """Give a key a new secret; the old one dies at once.
+
+    Raises NotFound, Conflict where the key is revoked or expired, Forbidden where it is another's and may do what
+    `principal` may not, Unavailable with code `pepper_lost`.
+    """
+    key = read_key(connection, key_id)
+    now = datetime.now(UTC)
+    state = key.state(now)
+    if state != "active":
+        what = f"This key is {state} and cannot be rotated."
+        raise Conflict(f"key_{state}", what, hint="Create a new one.")
+    if key.id != principal.key_id:
+        principal.require("admin:keys")
+        principal.require_within(Role(key.role), key.scopes)
+    issued, kept = _issue(replace(key, rotated_at=now), _pepper(connection, settings))
+    update = Statement(
+        """
+        UPDATE api_keys SET secret_hmac = %s, rotated_at = %s
+        WHERE id = %s AND revoked_at IS NULL AND rotated_at IS NOT DISTINCT FROM %s
+        """,
+        (kept, now, key.id, key.rotated_at),
+        rows=1,
+    )
+    return Change(_entries(principal, "key.rotated", key, {}), (update,), lambda _: issued)
+
+
+def revoke_key(connection: Connection, principal: Principal, key_id: UUID) -> Change[ApiKey]:
+    """End a key for ever; requests that bear it are refused from the commit on.
+
+    Raises NotFound, Conflict where it is revoked already, Forbidden where it is another's and `principal` lacks
+    admin:keys.
+    """
+    key = read_key(connection, key_id)
+    if key.revoked_at is not None:
+        raise Conflict("key_revoked", "This key is revoked already.")
+    if key.id != principal.key_id:
+        principal.require("admin:keys")
+    revoked = replace(key, revoked_at=datetime.now(UTC))
+    update = Statement(
+        "UPDATE api_keys SET revoked_at = %s WHERE id = %s AND revoked_at IS NULL",
+        (revoked.revoked_at, key.id),
+        rows=1,
+    )
+    return Change(_entries(principal, "key.revoked", key, {}), (update,), lambda _: revoked)
+
+
+def _entries(principal: Principal, action: str, key: ApiKey, meta: Mapping[str, Any]) -> tuple[NewEntry, ...]:
+    return audited(principal, action, resource=f"key/{key.id}", meta={"name": key.name, **meta}, critical=True)
 
 
 def _issue(key: ApiKey, pepper: bytes) -> tuple[IssuedKey, bytes]:
@@ -128,10 +162,7 @@ def _pepper(connection: Connection, settings: Settings) -> bytes:
     pepper = read_pepper(settings)
     if pepper is not None:
         return pepper
-    in_use = connection.execute(
-        "SELECT EXISTS (SELECT FROM api_keys WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now()))"
-    ).fetchone()
-    if in_use == (True,):
+    if some_in_force(connection):
         raise pepper_lost("is gone")
     return make_pepper(settings)
 
@@ -152,14 +183,18 @@ def _checked_role(role: str) -> Role:
         raise InvalidInput("role_unknown", f"{role!r} is no role.", field="role", hint=hint) from error
 
 
-def _checked_scopes(scopes: Sequence[str]) -> tuple[str, ...]:
+def _checked_scopes(scopes: Sequence[str]) -> list[str]:
     if not 0 < len(scopes) <= MOST_SCOPES:
-        what = f"A key has 1 to {MOST_SCOPES} scopes."
-        raise InvalidInput(
-            "scopes_invalid", what, field="scopes", hint="Write scopes such as search:* or ingest:write."
-        )
+        what, hint = f"A key has 1 to {MOST_SCOPES} scopes.", "Write scopes such as search:* or ingest:write."
+        raise InvalidInput("scopes_invalid", what, field="scopes", hint=hint)
     for scope in scopes:
         if scope not in PERMISSIONS and scope not in {f"{capability}:*" for capability in SCOPES}:
-            hint = f"Write one of {', '.join(PERMISSIONS)}, or a capability's all: {', '.join(SCOPES)} with `:*`."
+            hint = f"Write one of {', '.join(PERMISSIONS)}, or all of a capability: {', '.join(SCOPES)} with `:*`."
             raise InvalidInput("scope_unknown", f"{scope!r} is no scope.", field="scopes", hint=hint)
-    return tuple(dict.fromkeys(scopes))
+    return list(dict.fromkeys(scopes))
+
+
+def _checked_expiry(at: datetime | None, now: datetime) -> datetime | None:
+    if at is not None and at <= now:
+        raise InvalidInput("expiry_past", "The key would have expired already.", field="expires_at")
+    return at

@@ -87,5 +87,5 @@ def pepper_lost(what: str) -> Unavailable:
         "pepper_lost",
         f"The file that API keys are checked with {what}: no key can be recognised.",
         field=f"STEMMA_HOME/keys/{_PEPPER}",
-        hint="Put STEMMA_HOME/keys back from a backup, or end every key with `stemma keys revoke --all` and make new ones.",
+        hint="Put STEMMA_HOME/keys back from a backup, or run `stemma keys revoke --all` and make new ones.",
     )

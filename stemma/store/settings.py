@@ -48,10 +48,22 @@ class Settings(BaseSettings):
         "URL such as s3://bucket/prefix; default: home/ledger-heads",
     )
 
+    environment: Literal["production", "test"] = Field(
+        default="production", description="test: a request may name a lesser role in X-ROLE; never where others work"
+    )
     api_host: str = Field(
-        default="127.0.0.1", description="Address the API binds; loopback only until access control exists"
+        default="127.0.0.1", description="Address the API binds; loopback only: it speaks no TLS and has no sign-in"
     )
     api_port: int = Field(default=8400, ge=1, le=65535, description="Port of the API")
+    api_requests_per_minute: int = Field(
+        default=1200, ge=1, description="Requests per minute that one key may send to one capability"
+    )
+    api_requests_in_flight: int = Field(
+        default=16, ge=1, description="Requests of one key to one capability that are served at once"
+    )
+    api_failures_per_minute: int = Field(
+        default=60, ge=1, description="Failed authentications per minute from one address that are told why"
+    )
     webserver_port: int = Field(default=8401, ge=1, le=65535, description="Loopback port of the Dagster webserver")
     code_server_port: int = Field(default=8402, ge=1, le=65535, description="Loopback port of the Dagster code server")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(

@@ -68,6 +68,15 @@ def _wait_until(condition: Callable[[], bool], *, seconds: float = 30) -> None:
         time.sleep(0.01)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def unhurried() -> Iterator[None]:
+    """Limits that no test reaches which does not set its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("REQUESTS_PER_MINUTE", "REQUESTS_IN_FLIGHT", "FAILURES_PER_MINUTE"):
+            patch.setenv(f"STEMMA_API_{name}", "1000000")
+        yield
+
+
 @pytest.fixture(scope="session")
 def wait_until() -> Callable[..., None]:
     """Poll a condition until it holds, up to a deadline."""

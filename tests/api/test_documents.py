@@ -57,6 +57,18 @@ def test_an_uploaded_file_lies_whole_in_the_inbox(client: httpx.Client, settings
     assert in_inbox(settings) == ["minutes.md"]
 
 
+def test_an_upload_is_on_the_ledger_with_who_sent_it(client: httpx.Client, database: Database) -> None:
+    sha256 = send(client, "a\u00a0b.md", b"# A").json()["sha256"]
+    assert send(client, "a\u00a0b.md", b"# B").status_code == 409
+    with database.snapshot() as connection:
+        rows = connection.execute(
+            "SELECT actor, resource, meta FROM audit WHERE action = 'document.uploaded'"
+        ).fetchall()
+    ((actor, resource, meta),) = rows
+    assert actor.startswith("key:")
+    assert (resource, meta["name"], meta["status"]) == (f"document/{sha256}", "a\u00a0b.md", "created")
+
+
 def test_the_uri_of_an_upload_is_that_of_the_document(
     client: httpx.Client, settings: Settings, database: Database
 ) -> None:
