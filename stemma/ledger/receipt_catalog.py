@@ -146,25 +146,28 @@ class Misplaced:
 
 def misplaced(connection: Connection) -> Iterator[Misplaced]:
     """Every way in which the table of receipts and the chain disagree."""
-    rows = connection.execute(
-        """
-        SELECT l.seq, l.body, l.id, r.id, r.seq, r.asset, r.partition, r.run_id
-        FROM (SELECT seq, body, id FROM ledger WHERE chain = %s) l FULL JOIN receipts r ON r.id = l.id
-        ORDER BY l.seq, r.seq
-        """,
-        (CHAIN,),
-    )
-    for seq, body, entry_id, row_id, *row in rows:
-        if seq is None:
-            yield Misplaced(None, f"The table of receipts has {row_id} of {subject(*row[1:3])}, the ledger has not.")
-        elif row_id is None:
-            yield Misplaced(seq, f"Receipt {entry_id} is in the ledger and not in the table of receipts.")
-        else:
-            said = _said(body)
-            if said is not None and [seq, *said] != row:
-                was, has = subject(*said[:2]), subject(*row[1:3])
-                what = f"was issued for {was} by run {said[2]} and is filed under {has} and run {row[3]}"
-                yield Misplaced(seq, f"Receipt {row_id} {what}, as number {row[0]:,}.")
+    with connection.cursor(name="filed_receipts") as rows:
+        rows.execute(
+            """
+            SELECT l.seq, l.body, l.id, r.id, r.seq, r.asset, r.partition, r.run_id
+            FROM (SELECT seq, body, id FROM ledger WHERE chain = %s) l FULL JOIN receipts r ON r.id = l.id
+            ORDER BY l.seq, r.seq
+            """,
+            (CHAIN,),
+        )
+        for seq, body, entry_id, row_id, *row in rows:
+            if seq is None:
+                yield Misplaced(
+                    None, f"The table of receipts has {row_id} of {subject(*row[1:3])}, the ledger has not."
+                )
+            elif row_id is None:
+                yield Misplaced(seq, f"Receipt {entry_id} is in the ledger and not in the table of receipts.")
+            else:
+                said = _said(body)
+                if said is not None and [seq, *said] != row:
+                    was, has = subject(*said[:2]), subject(*row[1:3])
+                    what = f"was issued for {was} by run {said[2]} and is filed under {has} and run {row[3]}"
+                    yield Misplaced(seq, f"Receipt {row_id} {what}, as number {row[0]:,}.")
 
 
 def _said(body: bytes) -> list[str] | None:
