@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import signal
 import socket
 import sys
@@ -49,6 +50,8 @@ def serve(settings: Settings) -> None:
         )
         host, port = listener.getsockname()[:2]
         structlog.get_logger("api").info("listening", host=host, port=port)
+        # What is loaded by now stays: a full collection that looks at it again stops every request for 0.15 s.
+        gc.freeze()
         Server(app, config).run(sockets=[listener])
 
 

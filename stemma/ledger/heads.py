@@ -146,11 +146,16 @@ def resumable(signed: SignedHead) -> dict[str, Frontier]:
     return {name: Frontier(f.size, list(f.nodes)) for name, f in signed.frontiers.items()}
 
 
+def second_store(settings: Settings) -> FileStore:
+    """The store that backups leave out and restores leave alone: heads are kept there, and what was erased."""
+    return FileStore(settings.ledger_heads_url or settings.home / "ledger-heads")
+
+
 class HeadStore:
-    """The second store, in which heads are kept."""
+    """The heads in the second store."""
 
     def __init__(self, settings: Settings) -> None:
-        self._files = FileStore(settings.ledger_heads_url or settings.home / "ledger-heads")
+        self._files = second_store(settings)
 
     def write(self, signed: SignedHead) -> None:
         """Keep a head; raises Unavailable where the store has no room or does not answer."""
