@@ -15,8 +15,10 @@ import pytest
 from cli import execution
 from cli.execution import Outcome
 from resources.instance import open_instance
+from stemma.access.principal import local_principal
 from stemma.knowledge import sources
 from stemma.knowledge.models import Source
+from stemma.ledger.service import Ledger
 from stemma.store.database import Database, connect
 from stemma.store.settings import REPOSITORY, Settings
 
@@ -37,8 +39,9 @@ def chunked(studio: tuple[Settings, Database], write_notes: Callable[[Path], Pat
     """The chunks of three notes, with their receipts."""
     settings, database = studio
     folder = write_notes(settings.home / "notes")
-    with database.transaction() as connection:
-        sources.register(connection, Source("notes", "folder", (str(folder),)))
+    with database.snapshot() as connection, Ledger(database.urls, settings) as ledger:
+        added = sources.register(connection, local_principal(), Source("notes", "folder", (str(folder),)))
+        ledger.commit(added).result(20)
     execution.materialize(settings, database, "knowledge/documents", "notes")
     return execution.materialize(settings, database, "knowledge/chunks", "notes")
 
