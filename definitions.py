@@ -12,6 +12,7 @@ from assets.jobs import knowledge_refresh
 from resources.progress import ProgressLog
 from resources.store import StoreResource
 from schedules.knowledge import reread_sources
+from sensors.approvals import approvals
 from sensors.automation import automation
 from sensors.knowledge import inbox
 
@@ -23,7 +24,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
         assets=dg.load_assets_from_modules([knowledge]),
         asset_checks=dg.load_asset_checks_from_modules([knowledge_checks]),
         jobs=[knowledge_refresh],
-        sensors=[inbox, automation],
+        sensors=[inbox, approvals, automation],
         schedules=[reread_sources],
         resources={**resources, **(resource_overrides or {})},
         executor=dg.in_process_executor,

@@ -16,7 +16,7 @@ from api.access import Authentication
 from api.bodies import JsonGuard
 from api.limits import InFlight, Rates
 from api.middleware import BodyLimit, LoopbackOnly, RequestLog, TextGuard, is_loopback
-from api.routers import API, audit, documents, health, keys, search, sources
+from api.routers import API, approvals, audit, documents, health, keys, search, sources
 from stemma.errors import InvalidInput
 from stemma.knowledge.search import Searcher
 from stemma.ledger.service import Ledger
@@ -63,13 +63,17 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(documents.router)
     app.include_router(documents.uploads)
     app.include_router(sources.router)
+    app.include_router(approvals.router)
     app.include_router(keys.router)
     app.include_router(audit.router)
     # The one added last sees a request first.
-    upload_bytes = settings.max_document_bytes + _MULTIPART_OVERHEAD
+    larger = {
+        f"{API}{documents.UPLOAD_PATH}": settings.max_document_bytes + _MULTIPART_OVERHEAD,
+        f"{API}{approvals.PATH}": approvals.MAX_BODY_BYTES,
+    }
     app.add_middleware(JsonGuard)
     app.add_middleware(Authentication)
-    app.add_middleware(BodyLimit, larger={f"{API}{documents.UPLOAD_PATH}": upload_bytes})
+    app.add_middleware(BodyLimit, larger=larger)
     app.add_middleware(TextGuard)
     app.add_middleware(LoopbackOnly)
     app.add_middleware(RequestLog)

@@ -21,7 +21,7 @@ from limits.strategies import MovingWindowRateLimiter
 
 from stemma.errors import Unavailable
 
-IN_FLIGHT: Final = {"search": 32, "documents": 32, "uploads": 4, "keys": 16, "audit": 8}
+IN_FLIGHT: Final = {"search": 32, "documents": 32, "uploads": 4, "keys": 16, "audit": 8, "approvals": 32}
 
 
 class TooManyRequests(Unavailable):

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -178,6 +179,23 @@ def issue_key() -> Callable[..., IssuedKey]:
             return ledger.commit(change).result(20)
 
     return issue
+
+
+@pytest.fixture
+def pass_deadline(database: Database) -> Callable[[UUID | str], None]:
+    """Make an approval as if it had been asked for long ago, which nobody but the table's owner can."""
+
+    def passed(approval_id: UUID | str) -> None:
+        with database.owner() as connection:
+            connection.execute("ALTER TABLE approvals DISABLE TRIGGER frozen")
+            connection.execute(
+                "UPDATE approvals SET requested_at = now() - interval '2 days', expires_at = now() - interval '1 day'"
+                " WHERE id = %s",
+                (approval_id,),
+            )
+            connection.execute("ALTER TABLE approvals ENABLE TRIGGER frozen")
+
+    return passed
 
 
 @pytest.fixture(scope="session")

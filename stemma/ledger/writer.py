@@ -23,7 +23,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import class_row
 
-from stemma.errors import Conflict, InvalidInput, Unavailable
+from stemma.errors import Conflict, InvalidInput, StemmaError, Unavailable
 from stemma.ledger.entries import Draft, Entry, NewEntry, draft, genesis
 from stemma.store.database import Connection, connect
 
@@ -53,13 +53,14 @@ class Statement:
     """A statement that commits with its entries, or not at all.
 
     `parameters` may be a function of the entries as appended, for rows that name their seq or hash. With `rows`, any
-    other number of affected rows raises Conflict and undoes the whole append. A batch that fails is run again, so that
-    the same statement may be executed more than once; it is committed once.
+    other number of affected rows raises `refusal`, or Conflict, and undoes the whole append. A batch that fails
+    is run again, so that the same statement may be executed more than once; it is committed once.
     """
 
     query: Query
     parameters: Parameters | Callable[[tuple[Entry, ...]], Parameters] = ()
     rows: int | None = None
+    refusal: StemmaError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +324,7 @@ def _accompany(connection: Connection, companion: Statement, entries: tuple[Entr
     given = companion.parameters
     affected = connection.execute(companion.query, given(entries) if callable(given) else given or None).rowcount
     if companion.rows is not None and affected != companion.rows:
-        raise Conflict(
+        raise companion.refusal or Conflict(
             "companion_conflict",
             f"What belongs to the entry affected {affected} rows instead of {companion.rows}; nothing was appended.",
         )
