@@ -16,9 +16,11 @@ from api.access import Authentication
 from api.bodies import JsonGuard
 from api.limits import InFlight, Rates
 from api.middleware import BodyLimit, LoopbackOnly, RequestLog, TextGuard, is_loopback
-from api.routers import API, approvals, audit, documents, health, keys, search, sources
+from api.routers import API, approvals, audit, documents, health, historian, keys, ledger, search, sources, subjects
+from api.streams import Streams
 from stemma.errors import InvalidInput
 from stemma.knowledge.search import Searcher
+from stemma.ledger.feed import CHANNEL
 from stemma.ledger.service import Ledger
 from stemma.store.database import Database
 from stemma.store.settings import Settings, load_settings
@@ -64,8 +66,12 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(documents.uploads)
     app.include_router(sources.router)
     app.include_router(approvals.router)
+    app.include_router(historian.router)
+    app.include_router(historian.streams)
+    app.include_router(ledger.router)
     app.include_router(keys.router)
     app.include_router(audit.router)
+    app.include_router(subjects.router)
     # The one added last sees a request first.
     larger = {
         f"{API}{documents.UPLOAD_PATH}": settings.max_document_bytes + _MULTIPART_OVERHEAD,
@@ -102,4 +108,5 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.database = database
         app.state.searcher = searcher
         app.state.ledger = opened.enter_context(Ledger(database.urls, settings))
-        yield
+        async with Streams(database.urls.app, CHANNEL) as app.state.streams:
+            yield

@@ -169,6 +169,7 @@ def search_index(
             progress=progress.reporter(context),
             golden=_golden_gate(store),
         )
+        store.record(generations.activated(report, actor="asset:knowledge/search_index"))
     return dg.MaterializeResult(
         data_version=dg.DataVersion(report.fingerprint),
         metadata={

@@ -53,6 +53,8 @@ def _show(report: Report) -> None:
         say(f"{finding.code}: {finding.message}")
     if report.omitted:
         say(f"… and {report.omitted:,} more.")
+    if report.sealed:
+        say(f"{report.sealed:,} sealed personal fields, {report.erased:,} of them erased.")
     newest = f", the newest of {moment(report.newest_head_at)}" if report.newest_head_at else ""
     verdict = "fits" if report.clean else "does not fit"
     rate = report.entries / report.seconds

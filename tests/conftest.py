@@ -24,8 +24,11 @@ from psycopg import sql
 from stemma.access.keys import IssuedKey, NewKey, create_key
 from stemma.access.permissions import SCOPES, Role
 from stemma.access.principal import local_principal
+from stemma.knowledge import sources
 from stemma.knowledge.embedding import Embedder, load_model
+from stemma.knowledge.models import Source
 from stemma.knowledge.onnx_query import export_query_encoder, query_encoder_folder
+from stemma.ledger.change import Change
 from stemma.ledger.service import Ledger
 from stemma.store import embedded, migrations
 from stemma.store.database import Database, DatabaseUrls
@@ -159,6 +162,30 @@ def database(settings: Settings) -> Iterator[Database]:
     """A pool on the test's own database."""
     with Database.open(settings) as opened:
         yield opened
+
+
+@pytest.fixture
+def commit(settings: Settings, database: Database) -> Callable[[Change[Any]], Any]:
+    """Write a change with its entries into the test's own studio; returns its result."""
+
+    def write(change: Change[Any]) -> Any:
+        with Ledger(database.urls, settings) as ledger:
+            return ledger.commit(change).result(20)
+
+    return write
+
+
+@pytest.fixture
+def add_source(database: Database, commit: Callable[[Change[Any]], Any]) -> Callable[[Source], Source]:
+    """Register a source."""
+
+    def add(source: Source) -> Source:
+        with database.transaction() as connection:
+            change = sources.register(connection, local_principal(), source)
+        commit(change)
+        return source
+
+    return add
 
 
 @pytest.fixture(scope="session")

@@ -64,8 +64,14 @@ def store_upload(name: str, stream: BinaryIO, settings: Settings, *, replace: bo
 def record_upload(principal: Principal, upload: Upload) -> Change[Upload]:
     """Put on record who sent a file that `store_upload` took in."""
     meta = {"name": upload.name, "source": upload.source, "size": upload.size, "status": upload.status}
-    row = audited(principal, "document.uploaded", resource=f"document/{upload.sha256}", meta=meta)
-    return Change(row, (), lambda _: upload)
+    entries = audited(
+        principal,
+        "document.uploaded",
+        resource=f"document/{upload.sha256}",
+        meta=meta,
+        critical=upload.status != "unchanged",
+    )
+    return Change(entries, (), lambda _: upload)
 
 
 def check_name(name: str) -> str:

@@ -6,6 +6,7 @@ that is moved elsewhere does not fit there. Where entries are stored is the writ
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -21,8 +22,12 @@ from stemma.errors import InvalidInput, TooLarge
 
 MAX_BODY_BYTES = 256 * 1024
 _MAX_TEXT = 500
+_MAX_INTEGER = 2**53 - 1
 _CHAIN = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}(:[a-z0-9][a-z0-9_.-]{0,62})?")
 _KIND = re.compile(r"[a-z0-9][a-z0-9_.-]{0,126}")
+
+_encoded = json.JSONEncoder(ensure_ascii=False, check_circular=False, sort_keys=True, separators=(",", ":")).encode
+_quoted = json.encoder.encode_basestring
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,22 +108,17 @@ def draft(entry: NewEntry) -> Draft:
 
 
 def _body(entry: NewEntry, at: datetime) -> bytes:
-    document = {
-        "actor": entry.actor,
-        "at": format_time(at),
-        "chain": entry.chain,
-        "data": dict(entry.data),
-        "id": str(entry.id),
-        "kind": entry.kind,
-        "subject": entry.subject,
-    }
-    return canonical(document)
+    # Put together, in the order that RFC 8785 gives these keys: half the time of making a dictionary for the encoder.
+    data = canonical(dict(entry.data))
+    head = f'{{"actor":{_quoted(entry.actor)},"at":"{format_time(at)}","chain":{_quoted(entry.chain)},"data":'
+    tail = f',"id":"{entry.id}","kind":{_quoted(entry.kind)},"subject":{_quoted(entry.subject)}}}'
+    return head.encode() + data + tail.encode()
 
 
 def canonical(document: Any) -> bytes:
     """The RFC 8785 bytes of a JSON value; raises InvalidInput for what it cannot express."""
     try:
-        return rfc8785.dumps(document)
+        return _encoded(document).encode() if _is_plain(document) else rfc8785.dumps(document)
     except (rfc8785.CanonicalizationError, UnicodeEncodeError, RecursionError, AttributeError, TypeError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise InvalidInput(
@@ -129,18 +129,42 @@ def canonical(document: Any) -> bytes:
         ) from error
 
 
+def _is_plain(value: Any) -> bool:
+    """Whether the standard library's encoder, which is written in C, writes this value as RFC 8785 asks.
+
+    The two differ in the order of keys beyond ASCII, in integral, very large and very small doubles, and in what they
+    refuse: subclasses that look like something else, integers beyond 2^53 - 1, NaN.
+    """
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
+        return True
+    if kind is int:
+        return bool(-_MAX_INTEGER <= value <= _MAX_INTEGER)
+    if kind is dict:
+        for key, member in value.items():
+            if type(key) is not str or not key.isascii() or not _is_plain(member):
+                return False
+        return True
+    if kind is list or kind is tuple:
+        for member in value:  # noqa: SIM110 - a generator would take a second frame for each level of nesting
+            if not _is_plain(member):
+                return False
+        return True
+    return kind is float and 1e-4 <= abs(value) < 1e16 and not value.is_integer()
+
+
 def recanonicalized(body: bytes) -> bytes | None:
     """The canonical form of a stored body, which it has to equal; None when it is no JSON or has no such form."""
-    try:
-        # Integral doubles up to 1e21 are written without a point, and the library refuses integers beyond 2^53 - 1.
-        return canonical(json.loads(body, parse_int=float))
-    except (ValueError, RecursionError, InvalidInput):
-        return None
+    # Integral doubles up to 1e21 are written without a point, and integers beyond 2^53 - 1 are refused.
+    for integers in (int, float):
+        with contextlib.suppress(ValueError, RecursionError, InvalidInput):
+            return canonical(json.loads(body, parse_int=integers))
+    return None
 
 
 def format_time(at: datetime) -> str:
     """A point in time as it stands in bodies and heads: UTC with microseconds."""
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return at.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def genesis(chain: str) -> bytes:

@@ -7,7 +7,7 @@ algorithms are those of RFC 9162 §2.1.3.2 and §2.1.4.2.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 
@@ -50,37 +50,62 @@ class Frontier:
             return EMPTY_ROOT
         return reduce(lambda right, left: node_hash(left, right), reversed(self.nodes))
 
+    def ranges(self) -> Iterator[tuple[int, int]]:
+        """The complete subtrees as (first leaf, leaf after the last), in the order of `nodes`."""
+        start = 0
+        for bit in reversed(range(self.size.bit_length())):
+            if self.size >> bit & 1:
+                yield start, start + (1 << bit)
+                start += 1 << bit
+
     def is_sound(self) -> bool:
         """Whether the number of subtrees fits the size, as it has to for one that was read from a file."""
         return len(self.nodes) == self.size.bit_count()
 
 
-def root(leaves: Iterable[bytes]) -> bytes:
+def root(leaves: Sequence[bytes]) -> bytes:
     """The root of the tree over these leaves (their data, not their hashes)."""
-    frontier = Frontier()
-    for leaf in leaves:
-        frontier.append(leaf)
-    return frontier.root()
+    return join([leaf_hash(leaf) for leaf in leaves]) if leaves else EMPTY_ROOT
+
+
+def join(nodes: Sequence[bytes]) -> bytes:
+    """The root over one or more roots of complete subtrees of one size; only the last may stand for a smaller one."""
+    level = list(nodes)
+    while len(level) > 1:
+        pairs = [node_hash(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
+        # A last node without a sibling moves up as it is.
+        level = pairs + level[len(level) & ~1 :]
+    return level[0]
+
+
+def split(size: int) -> int:
+    """Where RFC 6962 divides a tree of two or more leaves: the largest power of two below its size."""
+    return 1 << (size - 1).bit_length() - 1
+
+
+def inclusion_ranges(index: int, size: int) -> list[tuple[int, int]]:
+    """The subtrees, as (first leaf, leaf after the last), whose roots are the audit path of leaf `index` (from 0).
+
+    Nearest sibling first; raises IndexError outside the tree.
+    """
+    if not 0 <= index < size:
+        raise IndexError(f"leaf {index} of a tree of {size}")
+    ranges = []
+    start, end = 0, size
+    while end - start > 1:
+        middle = start + split(end - start)
+        if index < middle:
+            ranges.append((middle, end))
+            end = middle
+        else:
+            ranges.append((start, middle))
+            start = middle
+    return ranges[::-1]
 
 
 def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
     """The audit path of leaf `index` (from 0), nearest sibling first; raises IndexError outside the tree."""
-    if not 0 <= index < len(leaves):
-        raise IndexError(f"leaf {index} of a tree of {len(leaves)}")
-    path = []
-    level = [leaf_hash(leaf) for leaf in leaves]
-    while len(level) > 1:
-        if index ^ 1 < len(level):
-            path.append(level[index ^ 1])
-        level = _parents(level)
-        index >>= 1
-    return path
-
-
-def _parents(level: list[bytes]) -> list[bytes]:
-    """The level above; a last node without a sibling moves up as it is."""
-    pairs = [node_hash(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
-    return pairs + level[len(level) & ~1 :]
+    return [root(leaves[start:end]) for start, end in inclusion_ranges(index, len(leaves))]
 
 
 def verify_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes], expected_root: bytes) -> bool:
@@ -103,26 +128,32 @@ def verify_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes], 
     return last == 0 and node == expected_root
 
 
-def consistency_proof(leaves: Sequence[bytes], old_size: int) -> list[bytes]:
-    """The proof that the tree over the first `old_size` leaves is a prefix of the tree over all.
+def consistency_ranges(old_size: int, size: int) -> list[tuple[int, int]]:
+    """The subtrees, as (first leaf, leaf after the last), whose roots prove that the tree of `old_size` is a prefix.
 
-    Empty for 0 and for equal sizes. Raises IndexError when `old_size` is negative or larger than the tree.
+    None for 0 and for equal sizes. Raises IndexError when `old_size` is negative or larger than the tree.
     """
-    if not 0 <= old_size <= len(leaves):
-        raise IndexError(f"size {old_size} of a tree of {len(leaves)}")
-    proof: list[bytes] = []
-    start, end, complete = 0, len(leaves), True
-    while 0 < old_size < end - start:
-        split = 1 << (end - start - 1).bit_length() - 1
-        if old_size <= split:
-            proof.append(root(leaves[start + split : end]))
-            end = start + split
+    if not 0 <= old_size <= size:
+        raise IndexError(f"size {old_size} of a tree of {size}")
+    ranges = []
+    start, end = 0, size
+    while start < old_size < end:
+        middle = start + split(end - start)
+        if old_size <= middle:
+            ranges.append((middle, end))
+            end = middle
         else:
-            proof.append(root(leaves[start : start + split]))
-            start, old_size, complete = start + split, old_size - split, False
-    if not complete:
-        proof.append(root(leaves[start:end]))
-    return proof[::-1]
+            ranges.append((start, middle))
+            start = middle
+    # Who has the old root knows it already where it is the root of a subtree.
+    if start and ranges:
+        ranges.append((start, end))
+    return ranges[::-1]
+
+
+def consistency_proof(leaves: Sequence[bytes], old_size: int) -> list[bytes]:
+    """The proof that the tree over the first `old_size` leaves is a prefix of the tree over all; see its ranges."""
+    return [root(leaves[start:end]) for start, end in consistency_ranges(old_size, len(leaves))]
 
 
 def verify_consistency(old_size: int, new_size: int, old_root: bytes, new_root: bytes, proof: Sequence[bytes]) -> bool:

@@ -14,14 +14,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, LiteralString, Self
 from uuid import UUID
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import class_row
 
 from stemma.errors import Conflict, InvalidInput, StemmaError, Unavailable
 from stemma.ledger.entries import Draft, Entry, NewEntry, draft, genesis
@@ -37,6 +36,16 @@ _RETRY_PAUSE = 0.1
 _GATHERING = 0.001
 _ATTEMPTS = 5
 
+# The entries of others are visible to the last two statements only because the locks are held before they start:
+# whoever wrote to these chains held the same ones.
+_BEGIN = """
+    BEGIN;
+    SELECT pg_advisory_xact_lock(key) FROM unnest(%(keys)s::bigint[]) AS key;
+    SELECT chain, seq, prev_hash, body, entry_hash, id, kind, actor, subject, created_at
+        FROM ledger WHERE id = ANY(%(ids)s::uuid[]);
+    SELECT name, tail.seq, tail.entry_hash FROM unnest(%(chains)s::text[]) AS name CROSS JOIN LATERAL
+        (SELECT seq, entry_hash FROM ledger WHERE chain = name COLLATE "C" ORDER BY seq DESC LIMIT 1) AS tail
+"""
 _COPY = """
     COPY ledger (chain, seq, prev_hash, body, entry_hash, id, kind, actor, subject, created_at)
     FROM STDIN (FORMAT binary)
@@ -62,16 +71,19 @@ class Statement:
     rows: int | None = None
     refusal: StemmaError | None = None
 
+    def bound(self, entries: tuple[Entry, ...]) -> Parameters | None:
+        """Its parameters beside these entries."""
+        return (self.parameters(entries) if callable(self.parameters) else self.parameters) or None
 
-@dataclass(frozen=True, slots=True)
+
 class _Request:
-    drafts: tuple[Draft, ...]
-    companions: tuple[Statement, ...]
-    future: Future[tuple[Entry, ...]] = field(default_factory=Future)
+    __slots__ = ("companions", "drafts", "future", "ids")
 
-    @property
-    def ids(self) -> set[UUID]:
-        return {item.entry.id for item in self.drafts}
+    def __init__(self, drafts: list[Draft], companions: Sequence[Statement]) -> None:
+        self.drafts = drafts
+        self.companions = companions
+        self.ids = {item.entry.id for item in drafts}
+        self.future: Future[tuple[Entry, ...]] = Future()
 
 
 class LedgerWriter:
@@ -106,7 +118,7 @@ class LedgerWriter:
 
         Raises InvalidInput and TooLarge for what cannot be an entry, Unavailable when too much waits or after `close`.
         """
-        request = _Request(tuple(draft(entry) for entry in entries), tuple(companions))
+        request = _Request([draft(entry) for entry in entries], tuple(companions))
         if not 0 < len(entries) <= _MAX_ENTRIES or len(request.ids) < len(entries):
             what = f"An append takes 1 to {_MAX_ENTRIES:,} entries, each with an id of its own."
             raise InvalidInput("entries_invalid", what, field="entries")
@@ -211,22 +223,18 @@ class LedgerWriter:
 
     def _write(self, connection: Connection, batch: list[_Request]) -> list[tuple[Entry, ...]]:
         drafts = [item for request in batch for item in request.drafts]
-        chains = sorted({item.entry.chain for item in drafts})
-        with connection.transaction():
-            connection.execute(
-                "SELECT pg_advisory_xact_lock(key) FROM unnest(%s::bigint[]) AS key",
-                (sorted({_lock_key(chain) for chain in chains}),),
-            )
-            # Only now: whoever wrote before held the same locks, so that its entries are visible to these statements.
-            known = _stored(connection, [item.entry.id for item in drafts])
-            tails = _tails(connection, chains)
+        try:
+            known, tails = _begin(connection, drafts)
             stored = [_place(request, known, tails) for request in batch]
-            new = [entry for entries in stored for entry in entries if entry.id not in known]
-            _insert(connection, new)
-            for request, entries in zip(batch, stored, strict=True):
-                if entries[0].id not in known:
-                    for companion in request.companions:
-                        _accompany(connection, companion, entries)
+            pairs = zip(batch, stored, strict=True)
+            new = [(request, entries) for request, entries in pairs if entries[0].id not in known]
+            _insert(connection, [entry for _, entries in new for entry in entries])
+            _accompany(connection, [(said, entries) for request, entries in new for said in request.companions])
+            connection.commit()
+        except BaseException:
+            if not connection.closed:
+                connection.rollback()
+            raise
         return stored
 
 
@@ -240,11 +248,11 @@ def _without_shared_ids(requests: Iterable[_Request]) -> list[list[_Request]]:
     groups: list[list[_Request]] = []
     seen: set[UUID] = set()
     for request in requests:
-        if not groups or seen & request.ids:
+        if not groups or not seen.isdisjoint(request.ids):
             groups.append([])
             seen = set()
         groups[-1].append(request)
-        seen |= request.ids
+        seen.update(request.ids)
     return groups
 
 
@@ -263,27 +271,30 @@ def _lock_key(chain: str) -> int:
     return int.from_bytes(digest[:8], "big", signed=True)
 
 
-def _stored(connection: Connection, ids: list[UUID]) -> dict[UUID, Entry]:
-    with connection.cursor(row_factory=class_row(Entry)) as cursor:
-        rows = cursor.execute(
-            "SELECT chain, seq, prev_hash, body, entry_hash, id, kind, actor, subject, created_at"
-            " FROM ledger WHERE id = ANY(%s)",
-            (ids,),
-        )
-        return {entry.id: entry for entry in rows}
-
-
-def _tails(connection: Connection, chains: list[str]) -> dict[str, tuple[int, bytes]]:
-    rows = connection.execute(
-        """
-        SELECT name, tail.seq, tail.entry_hash FROM unnest(%s::text[]) AS name CROSS JOIN LATERAL
-            (SELECT seq, entry_hash FROM ledger WHERE chain = name COLLATE "C" ORDER BY seq DESC LIMIT 1) AS tail
-        """,
-        (chains,),
-    ).fetchall()
+def _begin(connection: Connection, drafts: Sequence[Draft]) -> tuple[dict[UUID, Entry], dict[str, tuple[int, bytes]]]:
+    """Begin a transaction that holds the drafts' chains; gives what their ids name already, and the chains' tails."""
+    chains = sorted({item.entry.chain for item in drafts})
+    # Bound by the client, so that it is one round trip.
+    cursor = psycopg.ClientCursor(connection).execute(
+        _BEGIN,
+        {
+            "keys": _array(str(key) for key in sorted({_lock_key(chain) for chain in chains})),
+            "ids": _array(item.entry.id.hex for item in drafts),
+            "chains": _array(chains),
+        },
+    )
+    cursor.nextset()
+    cursor.nextset()
+    known = {entry.id: entry for entry in (Entry(*row) for row in cursor)}
+    cursor.nextset()
     tails = {chain: (0, genesis(chain)) for chain in chains}
-    tails.update({chain: (seq, bytes(hashed)) for chain, seq, hashed in rows})
-    return tails
+    tails.update({chain: (seq, bytes(hashed)) for chain, seq, hashed in cursor})
+    return known, tails
+
+
+def _array(words: Iterable[str]) -> str:
+    """An array's literal, of words that need no quotes; making one of a list costs psycopg ten times as much."""
+    return "{" + ",".join(words) + "}"
 
 
 def _place(request: _Request, known: Mapping[UUID, Entry], tails: dict[str, tuple[int, bytes]]) -> tuple[Entry, ...]:
@@ -320,11 +331,12 @@ def _insert(connection: Connection, entries: list[Entry]) -> None:
                 copy.write_row(_columns(entry))
 
 
-def _accompany(connection: Connection, companion: Statement, entries: tuple[Entry, ...]) -> None:
-    given = companion.parameters
-    affected = connection.execute(companion.query, given(entries) if callable(given) else given or None).rowcount
-    if companion.rows is not None and affected != companion.rows:
-        raise companion.refusal or Conflict(
-            "companion_conflict",
-            f"What belongs to the entry affected {affected} rows instead of {companion.rows}; nothing was appended.",
-        )
+def _accompany(connection: Connection, companions: Sequence[tuple[Statement, tuple[Entry, ...]]]) -> None:
+    if not companions:
+        return
+    with connection.pipeline():
+        cursors = [connection.execute(said.query, said.bound(entries)) for said, entries in companions]
+    for (said, _), cursor in zip(companions, cursors, strict=True):
+        if said.rows is not None and cursor.rowcount != said.rows:
+            what = f"affected {cursor.rowcount} rows instead of {said.rows}; nothing was appended"
+            raise said.refusal or Conflict("companion_conflict", f"What belongs to the entry {what}.")

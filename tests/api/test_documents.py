@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -182,26 +183,22 @@ def test_an_upload_that_breaks_off_leaves_nothing(client: httpx.Client, settings
     assert in_inbox(settings) == ["b.md"]
 
 
-def test_uploads_in_flight_are_limited(client: httpx.Client, settings: Settings, wait_until: Any) -> None:
-    address = (client.base_url.host, client.base_url.port)
-    key = client.headers["Authorization"].encode()
-    unfinished = []
-    try:
+def test_uploads_in_flight_are_limited(settings: Settings, database: Database, serve: Any, wait_until: Any) -> None:
+    app = create_app(settings, database=database)
+    with serve(app) as client, contextlib.ExitStack() as unfinished:
+        key = client.headers["Authorization"].encode()
         for _ in range(IN_FLIGHT["uploads"]):
-            connection = socket.create_connection(address)
-            unfinished.append(connection)
-            connection.sendall(
+            opened = socket.create_connection((client.base_url.host, client.base_url.port))
+            unfinished.enter_context(opened).sendall(
                 b"POST /api/v1/documents HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000\r\n"
                 b"Content-Type: multipart/form-data; boundary=b\r\nAuthorization: " + key + b"\r\n\r\n--b\r\n"
             )
-        wait_until(lambda: send(client, "a.md", b"# A").status_code == 429)
+        wait_until(lambda: app.state.in_flight.count("uploads") == IN_FLIGHT["uploads"])
         refused = send(client, "a.md", b"# A")
         assert refusal(refused) == (429, "too_many_requests", None)
         assert int(refused.headers["retry-after"]) > 0
-    finally:
-        for connection in unfinished:
-            connection.close()
-    wait_until(lambda: send(client, "a.md", b"# A").status_code in (200, 201))
+        unfinished.close()
+        wait_until(lambda: send(client, "a.md", b"# A").status_code in (200, 201))
 
 
 def test_documents_are_listed_page_by_page(reader: httpx.Client) -> None:

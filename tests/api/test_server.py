@@ -130,7 +130,9 @@ def keyed(name: str) -> dict[str, Any]:
 def recorded(database: Database) -> int:
     """How many uploads the ledger has."""
     row = database.read(
-        lambda connection: connection.execute("SELECT count(*) FROM ledger WHERE kind = 'document.uploaded'").fetchone()
+        lambda connection: connection.execute(
+            "SELECT count(*) FROM ledger WHERE chain = 'audit' AND kind = 'document.uploaded'"
+        ).fetchone()
     )
     assert row is not None
     return int(row[0])
@@ -147,6 +149,22 @@ def test_it_ends_cleanly_and_logs_json_lines(started: Served, tmp_path: Any) -> 
     assert (request["route"], request["status"]) == ("/api/v1/search", 503)
     assert [line for line in lines if line["event"] == "listening"]
     assert "secret-question" not in text
+
+
+def test_streams_end_with_the_server_and_do_not_hold_it_up(started: Served, tmp_path: Any) -> None:
+    process, client = started
+    address = "/api/v1/historian/stream"
+    with (
+        client.stream("GET", address, params={"since": "2000-01-01T00:00Z"}) as busy,
+        client.stream("GET", address, params={"since": "2999-01-01T00:00Z"}) as idle,
+    ):
+        lines = busy.iter_lines()
+        assert "key.created" in next(line for line in lines if line.startswith("data: "))
+        process.terminate()
+        # They end as whole responses do; one that is cut off raises.
+        assert list(lines) == [""] and list(idle.iter_lines()) == []
+        assert process.wait(30) == 0
+    assert "graceful shutdown exceeded" not in (tmp_path / "log").read_text()
 
 
 def test_a_port_in_use_is_one_clear_line(settings: Settings) -> None:

@@ -39,8 +39,10 @@ def test_an_accepted_name_is_one_visible_file_of_the_inbox(name: str) -> None:
     assert Path("/inbox", accepted).parent == Path("/inbox")
     assert not is_passed_over(accepted)
     assert check_name(accepted) == accepted
-    (entry,) = record_upload(local_principal(), Upload(accepted, "inbox", accepted, "0" * 64, 1, "created")).entries
-    assert draft(entry).entry.data["meta"]["name"] == accepted
+    row, transition = record_upload(
+        local_principal(), Upload(accepted, "inbox", accepted, "0" * 64, 1, "created")
+    ).entries
+    assert draft(row).entry.data["meta"]["name"] == draft(transition).entry.data["name"] == accepted
 
 
 def test_two_spellings_of_one_name_are_one_file(studio: Settings) -> None:

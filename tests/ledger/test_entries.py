@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import enum
 import json
+import math
 import struct
+from collections import OrderedDict
 from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+import rfc8785
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from stemma.errors import InvalidInput, TooLarge
@@ -104,6 +108,90 @@ json_values = st.recursive(
 def test_reading_canonical_bytes_and_writing_them_again_changes_nothing(value: Any) -> None:
     body = canonical(value)
     assert recanonicalized(body) == body
+
+
+class Word(str):
+    """A string that says of itself that it is another."""
+
+    def __str__(self) -> str:
+        return "something else"
+
+
+class Count(enum.IntEnum):
+    ONE = 1
+
+
+EDGES = [
+    *(-0.0, 0.0, 1.0, -7.0, 1e-4, 9.999999999999999e-05, 1e-6, 1e-7, 5e-324, 4503599627370495.5, 0.1 + 0.2),
+    *(1e15, 1e16, 123456789012345680.0, 1e20, 1e21, 1.7976931348623157e308, math.nan, math.inf, -math.inf),
+    *(2**53 - 1, 2**53, -(2**53) + 1, -(2**53), 10**400, True, False, None, Count.ONE, Count),
+    *("", "\x00\x07\x1f\b\f\n\r\t", '"\\/', "\x7f\x80\u2028\u2029", "\ud800", "\udfff", "\ud83d\ude00", "😀\ufb33"),
+    *(Word("a"), b"a", bytearray(b"a"), object(), {"a"}, (), (1, ("x",)), [], {}, OrderedDict(b=1, a=2)),
+    *({1: "x"}, {None: 1}, {True: 1}, {1.5: 1}, {"a": 1, 2: 3}, {Word("b"): 1, "a": 2}, {"\ud800": 1}, {b"a": 1}),
+    *(
+        {"\ufb33": 1, "😀": 2},
+        {"é": 1, "e": 2, "z": 3},
+        {"\r": 1, "\x80": 2, "1": 3},
+        {"a": {"c": 1, "b": [{"e": 1, "d": 2}]}},
+    ),
+]
+
+
+def agree(value: Any) -> None:
+    """Both write the same, or neither writes anything."""
+    try:
+        expected = rfc8785.dumps(value)
+    except Exception:
+        with pytest.raises(InvalidInput):
+            canonical(value)
+    else:
+        assert canonical(value) == expected
+
+
+@pytest.mark.parametrize("value", EDGES, ids=ascii)
+def test_the_quick_way_writes_and_refuses_what_the_library_does(value: Any) -> None:
+    for whole in (value, [value], (0.5, value), {"k": value}, ["x", {"b": 1, "a": {"c": [value]}}]):
+        agree(whole)
+
+
+some_text = st.text() | st.text('\x00\x1f"\\/\x7f\u0080\u2028\u2029\ufb33\uffff\U00010000😀aé')
+some_value = st.recursive(
+    json_values
+    | some_text
+    | some_text.map(Word)
+    | st.sampled_from([Count.ONE, 2**53 - 1])
+    | st.floats(-1e-3, 1e-3)
+    | st.integers(-(2**60), 2**60).map(float),
+    lambda inner: st.lists(inner, max_size=4).map(tuple) | st.dictionaries(some_text, inner, max_size=5),
+    max_leaves=8,
+)
+
+
+@given(some_value)
+def test_the_quick_way_writes_what_the_library_does(value: Any) -> None:
+    agree(value)
+
+
+printable = st.text().filter(str.isprintable) | st.sampled_from([Word("user:ada"), '"\\', "é😀"])
+
+
+@given(printable, printable, st.dictionaries(some_text, some_value, max_size=3), st.uuids())
+def test_a_body_is_the_canonical_form_of_the_whole_document(actor: str, subject: str, data: Any, name: UUID) -> None:
+    fixed = new(actor=actor, subject=subject, data=data, id=name)
+    try:
+        drafted = draft(fixed)
+    except InvalidInput:
+        assume(False)
+    document = {
+        "actor": actor,
+        "at": f"{drafted.at:%Y-%m-%dT%H:%M:%S.%fZ}",
+        "chain": "audit",
+        "data": data,
+        "id": str(name),
+        "kind": "key.created",
+        "subject": subject,
+    }
+    assert drafted.body == rfc8785.dumps(document)
 
 
 def new(**changes: Any) -> NewEntry:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import shutil
 import stat
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from stemma.errors import CheckFailed, NotFound, StemmaError, Unavailable
+from stemma.ledger import proofs
 from stemma.ledger.entries import Entry, NewEntry
 from stemma.ledger.heads import HeadStore
 from stemma.ledger.keys import keys_folder, public_keys, rotate_signing_key, signing_key
@@ -147,6 +151,42 @@ def test_a_proof_needs_an_entry_a_head_and_what_was_signed(
     assert failed.value.code == "ledger_contradicts_head"
 
 
+def test_every_entry_is_proved_under_every_head_and_block_by_block(
+    database: Database,
+    settings: Settings,
+    writer: LedgerWriter,
+    new_entry: Callable[..., NewEntry],
+    tamper: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Blocks of four hashes instead of 1,024, so that a short chain has what a long one has."""
+    monkeypatch.setattr(proofs, "_BLOCK", 4)
+    monkeypatch.setattr(proofs, "_BLOCKS_AT_ONCE", 2)
+    monkeypatch.setattr(proofs, "_REMEMBERED", 2)
+    sizes, heads = [1, 2, 7, 16, 21, 31, 32, 43], []
+    for before, size in pairwise([0, *sizes]):
+        writer.append([new_entry(number) for number in range(before, size)]).result(20)
+        heads.append(sign_once(database.urls.app, settings))
+    keys = public_keys(settings)
+    with database.snapshot() as connection:
+        for number, head in enumerate(heads):
+            for seq in range(1, sizes[number] + 1):
+                assert prove_inclusion(connection, head, CHAIN, seq).holds(keys)
+            for old in heads[: number + 1]:
+                assert prove_consistency(connection, old, head, CHAIN).holds(keys)
+    proofs.forget()
+    tamper(("UPDATE ledger SET entry_hash = %s WHERE seq = 30", (bytes(32),)))
+    with database.snapshot() as connection:
+        # Under the last head, entries 1 to 32 make one subtree; those after it do not lean on what is in there.
+        assert prove_inclusion(connection, heads[-1], CHAIN, 33).holds(keys)
+        with pytest.raises(CheckFailed):
+            prove_inclusion(connection, heads[-1], CHAIN, 1)
+    tamper("DELETE FROM ledger WHERE seq = 43")
+    with database.snapshot() as connection, pytest.raises(CheckFailed) as caught:
+        prove_inclusion(connection, heads[-1], CHAIN, 43)
+    assert caught.value.code == "ledger_contradicts_head"
+
+
 @pytest.mark.parametrize(
     "statement",
     [
@@ -244,6 +284,44 @@ def test_a_full_second_store_holds_up_nothing_and_the_head_comes_later(
     assert covered(settings, "audit") == 21 and report().clean
 
 
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """A file system in memory that has no room left, and what makes room on it again."""
+    folder = tmp_path / "small-disk"
+    folder.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True, check=False
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("this user may not mount a file system of its own")
+    try:
+        with contextlib.suppress(OSError), (folder / "filling").open("wb", buffering=0) as filling:
+            while True:
+                filling.write(bytes(4096))
+        yield folder, (folder / "filling").unlink
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_real_disk_without_room_holds_up_nothing_and_the_head_comes_later(
+    settings: Settings,
+    database: Database,
+    new_entry: Callable[..., NewEntry],
+    until: Until,
+    full_disk: tuple[Path, Callable[[], None]],
+) -> None:
+    folder, make_room = full_disk
+    elsewhere = settings.model_copy(update={"ledger_heads_url": str(folder)})
+    with Ledger(database.urls, elsewhere) as ledger:
+        for number in range(5):
+            ledger.append([new_entry(number)]).result(20)
+        until(lambda: ledger.status().alert_code == "disk_full", "the alert")
+        ledger.append([new_entry(5)]).result(20)
+        assert ledger.status().head_key is None and HeadStore(elsewhere).keys() == []
+        make_room()
+        until(lambda: ledger.status().alert is None and covered(elsewhere) == 6, "the head")
+
+
 def test_an_unusable_second_store_is_told(
     settings: Settings, database: Database, new_entry: Callable[..., NewEntry], until: Until, tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -335,6 +413,21 @@ def test_a_lost_key_is_told_and_can_be_left_behind(
     with pytest.raises(Unavailable) as caught:
         sign_once(database.urls.app, settings)
     assert caught.value.code == "signing_key_lost"
+
+
+def test_a_lost_key_holds_up_no_append(
+    filled: list[Entry], database: Database, settings: Settings, new_entry: Callable[..., NewEntry], until: Until
+) -> None:
+    private = keys_folder(settings) / "ledger-signing.pem"
+    kept = private.read_bytes()
+    private.unlink()
+    with Ledger(database.urls, settings) as ledger:
+        ledger.append([new_entry(13)]).result(20)
+        until(lambda: ledger.status().alert_code == "signing_key_lost", "the alert")
+        ledger.append([new_entry(14)]).result(20)
+        assert covered(settings) == 12
+        private.write_bytes(kept)
+        until(lambda: ledger.status().alert is None and covered(settings) == 14, "the head")
 
 
 @pytest.mark.parametrize("named", [True, False])
