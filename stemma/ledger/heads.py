@@ -189,15 +189,23 @@ class HeadStore:
         return None
 
     def read_all(self) -> Iterator[tuple[str, SignedHead | InvalidInput]]:
-        """Every head, oldest first, or why it cannot be read."""
-        for key in self.keys():
-            try:
-                yield key, self.read(key)
-            except InvalidInput as error:
-                yield key, error
-            except NotFound:
-                # The signer took a superseded head away meanwhile.
-                continue
+        """Every head, oldest first, or why it cannot be read.
+
+        Where the signer takes a superseded head away meanwhile, its successor is read instead.
+        """
+        last, superseded = "", True
+        while superseded:
+            superseded = False
+            for key in self.keys():
+                if key <= last:
+                    continue
+                last = key
+                try:
+                    yield key, self.read(key)
+                except InvalidInput as error:
+                    yield key, error
+                except NotFound:
+                    superseded = True
 
     def believed(self, keys: Mapping[str, PublicKey]) -> SignedHead | None:
         """The last head that was written; raises CheckFailed unless one of these keys signed it."""

@@ -13,6 +13,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import pytest
 from stemma.errors import CheckFailed, NotFound, StemmaError, Unavailable
 from stemma.ledger import proofs
 from stemma.ledger.entries import Entry, NewEntry
-from stemma.ledger.heads import HeadStore
+from stemma.ledger.heads import HeadStore, sign_head
 from stemma.ledger.keys import keys_folder, public_keys, rotate_signing_key, signing_key
 from stemma.ledger.proofs import prove_consistency, prove_inclusion
 from stemma.ledger.service import Ledger
@@ -442,3 +443,15 @@ def test_an_interrupted_rotation_is_finished_or_forgotten(settings: Settings, na
         (folder / "ledger-public-keys.json").write_bytes(history)
     assert signing_key(settings).key_id == (new.key_id if named else old.key_id)
     assert not (folder / "ledger-signing.next.pem").exists()
+
+
+def test_what_replaces_a_head_while_heads_are_read_is_read_too(settings: Settings) -> None:
+    store, key = HeadStore(settings), signing_key(settings)
+    first, second, third = (sign_head(datetime(2026, 1, 1, hour, tzinfo=UTC), {}, key) for hour in range(3))
+    store.write(first)
+    store.write(second)
+    reading = store.read_all()
+    read = [next(reading)[0]]
+    store.write(third)
+    store.supersede(second.key)
+    assert [*read, *(name for name, _ in reading)] == [first.key, third.key]
