@@ -12,8 +12,11 @@ from assets.jobs import knowledge_refresh
 from resources.progress import ProgressLog
 from resources.store import StoreResource
 from schedules.knowledge import reread_sources
+from sensors.approvals import approvals
 from sensors.automation import automation
+from sensors.journal import failed_runs
 from sensors.knowledge import inbox
+from sensors.receipts import receipts
 
 
 def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
@@ -23,7 +26,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
         assets=dg.load_assets_from_modules([knowledge]),
         asset_checks=dg.load_asset_checks_from_modules([knowledge_checks]),
         jobs=[knowledge_refresh],
-        sensors=[inbox, automation],
+        sensors=[inbox, approvals, receipts, failed_runs, automation],
         schedules=[reread_sources],
         resources={**resources, **(resource_overrides or {})},
         executor=dg.in_process_executor,

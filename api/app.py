@@ -16,9 +16,24 @@ from api.access import Authentication
 from api.bodies import JsonGuard
 from api.limits import InFlight, Rates
 from api.middleware import BodyLimit, LoopbackOnly, RequestLog, TextGuard, is_loopback
-from api.routers import API, audit, documents, health, keys, search, sources
+from api.routers import (
+    API,
+    approvals,
+    audit,
+    documents,
+    health,
+    historian,
+    keys,
+    ledger,
+    receipts,
+    search,
+    sources,
+    subjects,
+)
+from api.streams import Streams
 from stemma.errors import InvalidInput
 from stemma.knowledge.search import Searcher
+from stemma.ledger.feed import CHANNEL
 from stemma.ledger.service import Ledger
 from stemma.store.database import Database
 from stemma.store.settings import Settings, load_settings
@@ -63,13 +78,22 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(documents.router)
     app.include_router(documents.uploads)
     app.include_router(sources.router)
+    app.include_router(approvals.router)
+    app.include_router(historian.router)
+    app.include_router(historian.streams)
+    app.include_router(ledger.router)
+    app.include_router(receipts.router)
     app.include_router(keys.router)
     app.include_router(audit.router)
+    app.include_router(subjects.router)
     # The one added last sees a request first.
-    upload_bytes = settings.max_document_bytes + _MULTIPART_OVERHEAD
+    larger = {
+        f"{API}{documents.UPLOAD_PATH}": settings.max_document_bytes + _MULTIPART_OVERHEAD,
+        f"{API}{approvals.PATH}": approvals.MAX_BODY_BYTES,
+    }
     app.add_middleware(JsonGuard)
     app.add_middleware(Authentication)
-    app.add_middleware(BodyLimit, larger={f"{API}{documents.UPLOAD_PATH}": upload_bytes})
+    app.add_middleware(BodyLimit, larger=larger)
     app.add_middleware(TextGuard)
     app.add_middleware(LoopbackOnly)
     app.add_middleware(RequestLog)
@@ -98,4 +122,5 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.database = database
         app.state.searcher = searcher
         app.state.ledger = opened.enter_context(Ledger(database.urls, settings))
-        yield
+        async with Streams(database.urls.app, CHANNEL) as app.state.streams:
+            yield

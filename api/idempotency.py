@@ -1,14 +1,15 @@
 """The Idempotency-Key of mutating routes (draft-ietf-httpapi-idempotency-key-header): a repeat has no second effect.
 
 Here is what makes two requests the same and which requests run now; keeping answers is `stemma.ledger.idempotency`'s
-business. A route that changes something asks for `OnceDep` after its principal and ends with `return await
-once.commit(...)`.
+business. A route that changes something asks for `OnceDep` and ends with `return await once.commit(...)`. It names its
+permission before: what was kept is shown to nobody who may not do it any more.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import hmac
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Annotated, Any, Final, TypeVar
@@ -21,6 +22,7 @@ from starlette.datastructures import UploadFile
 
 from api.deps import DatabaseDep
 from stemma.access.principal import Principal
+from stemma.access.tokens import pepper_lost, read_pepper
 from stemma.errors import Conflict, StemmaError, Unavailable
 from stemma.ledger.change import Change
 from stemma.ledger.idempotency import Answer, KeyedRequest, keep, kept_answer, key_reused
@@ -107,7 +109,7 @@ class _Replayed(Exception):
         self.answer = answer
 
 
-async def _once(
+async def once(
     request: Request,
     database: DatabaseDep,
     key: Annotated[
@@ -121,6 +123,10 @@ async def _once(
         ),
     ] = None,
 ) -> AsyncIterator[Once]:
+    """What commits the request's change; a request that was answered before ends here with that answer.
+
+    Raises Conflict (`idempotency_in_flight`) and InvalidInput (`idempotency_key_reused`).
+    """
     if key is None:
         yield Once(None)
         return
@@ -131,17 +137,18 @@ async def _once(
         await _replay(database, keyed)
         try:
             yield Once(keyed)
-        except (StemmaError, psycopg.IntegrityError) as error:
+        except Unavailable:
+            raise
+        except (StemmaError, psycopg.IntegrityError):
             # Another process may have been first; then its effect is what this one stumbled over.
-            if not isinstance(error, Unavailable):
-                await _replay(database, keyed)
+            await _replay(database, keyed)
             raise
     finally:
         running.end(keyed)
 
 
 # The key is given back before the answer goes out: whoever has the answer may send the request again.
-OnceDep = Annotated[Once, Depends(_once, scope="function")]
+OnceDep = Annotated[Once, Depends(once, scope="function")]
 
 
 def install(app: FastAPI) -> None:
@@ -168,7 +175,6 @@ async def _replay(database: Database, keyed: KeyedRequest) -> None:
 
 
 async def _keyed(request: Request, key: str) -> KeyedRequest:
-    # Left by `allow`, which has let the principal in: what was kept is shown to nobody who may not do it any more.
     principal: Principal = request.state.principal
     route = request.scope["route"]
     asked = [
@@ -178,8 +184,12 @@ async def _keyed(request: Request, key: str) -> KeyedRequest:
         request.headers.getlist("if-match"),
         await _content(request, route.body_field),
     ]
-    sha256 = hashlib.sha256(json.dumps(asked).encode()).digest()
-    return KeyedRequest(principal.actor, f"{request.method} {route.path}", key, sha256)
+    # Under a key, since a body may hold no more than a person's name, which a plain digest lets anyone guess.
+    pepper = await run_in_threadpool(read_pepper, request.app.state.settings)
+    if pepper is None:
+        raise pepper_lost("is gone")
+    digest = hmac.digest(pepper, b"stemma kept answer\x00" + json.dumps(asked).encode(), "sha256")
+    return KeyedRequest(principal.actor, f"{request.method} {route.path}", key, digest)
 
 
 async def _content(request: Request, body_field: Any) -> Any:

@@ -21,7 +21,18 @@ from limits.strategies import MovingWindowRateLimiter
 
 from stemma.errors import Unavailable
 
-IN_FLIGHT: Final = {"search": 32, "documents": 32, "uploads": 4, "keys": 16, "audit": 8}
+IN_FLIGHT: Final = {
+    "approvals": 32,
+    "audit": 8,
+    "documents": 32,
+    "keys": 16,
+    "ledger": 16,
+    "receipts": 16,
+    "search": 32,
+    "streams": 64,
+    "subjects": 2,
+    "uploads": 4,
+}
 
 
 class TooManyRequests(Unavailable):

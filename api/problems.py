@@ -24,7 +24,7 @@ from stemma.store.files import storage_error
 
 MEDIA_TYPE: Final = "application/problem+json"
 
-_RETRY_AFTER: Final[Mapping[int | str, str]] = {429: "1", 503: "5", "idempotency_in_flight": "1"}
+_RETRY_AFTER: Final[Mapping[int | str, str]] = {429: "1", 503: "5", "head_pending": "1", "idempotency_in_flight": "1"}
 _MOST_ERRORS = 20
 _LONGEST_FIELD = 100
 _CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}

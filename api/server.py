@@ -14,6 +14,7 @@ from types import FrameType
 
 import structlog
 import uvicorn
+from fastapi import FastAPI
 
 from api.app import create_app, require_loopback
 from stemma.errors import Unavailable
@@ -36,8 +37,9 @@ def serve(settings: Settings) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
     with listen(settings) as listener, Database.open(settings) as database:
+        app = create_app(settings, database=database)
         config = uvicorn.Config(
-            create_app(settings, database=database),
+            app,
             log_config=None,
             access_log=False,
             lifespan="on",
@@ -50,7 +52,20 @@ def serve(settings: Settings) -> None:
         structlog.get_logger("api").info("listening", host=host, port=port)
         # What is loaded by now stays: a full collection that looks at it again stops every request for 0.15 s.
         gc.freeze()
-        uvicorn.Server(config).run(sockets=[listener])
+        Server(app, config).run(sockets=[listener])
+
+
+class Server(uvicorn.Server):
+    """Ends the streams first: uvicorn waits for every response before it tells the application that it ends."""
+
+    def __init__(self, app: FastAPI, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the streams, then do what uvicorn does."""
+        self._app.state.streams.end()
+        await super().shutdown(sockets)
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:

@@ -20,9 +20,11 @@ from psycopg import sql
 from rich.console import Console
 from rich.table import Table
 
+from stemma.access.principal import local_principal
 from stemma.knowledge import chunks, documents, sources
 from stemma.knowledge.chunking import Chunker
 from stemma.knowledge.models import Source
+from stemma.ledger.service import Ledger
 from stemma.store import embedded, migrations
 from stemma.store.database import Database, DatabaseUrls, resolve_urls
 from stemma.store.settings import REPOSITORY, Settings, load_settings
@@ -95,11 +97,11 @@ def _drop_or_create(owner: str, name: str, *, create: bool) -> None:
 
 def ingest(studio: Studio, source: Source) -> None:
     """Read and chunk one source."""
-    with studio.database.transaction() as connection:
+    with studio.database.transaction() as connection, Ledger(studio.database.urls, studio.settings) as ledger:
         if source == sources.INSTALLED:
             sources.ensure_builtin(connection, studio.settings)
         else:
-            sources.register(connection, source)
+            ledger.commit(sources.register(connection, local_principal(), source)).result()
     documents.sync_documents(studio.database, source, studio.settings)
     chunks.sync_chunks(studio.database, source, Chunker.from_settings(studio.settings))
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from cli import execution
 from cli.output import err, say
+from cli.session import commit
+from stemma.access.principal import local_principal
 from stemma.knowledge import golden, sources
 from stemma.knowledge.models import Source
 from stemma.knowledge.search import Searcher
@@ -30,8 +32,10 @@ def run_demo(settings: Settings, database: Database) -> DemoReport:
     """Register the samples, materialize everything, ask the sample questions."""
     started = time.monotonic()
     say(f"Everything is kept in {settings.home}", console=err)
-    with database.transaction() as connection:
-        sources.register(connection, SAMPLES)
+    with database.snapshot() as connection:
+        known = SAMPLES in sources.list_sources(connection)
+    if not known:
+        commit(settings, database, lambda connection: sources.register(connection, local_principal(), SAMPLES))
     outcome = execution.materialize(settings, database, "*")
     answers = golden.ask(Searcher(database, settings), golden.load_questions())
     first = sum(answer.rank == 1 for answer in answers)
@@ -39,12 +43,13 @@ def run_demo(settings: Settings, database: Database) -> DemoReport:
         outcome=outcome,
         answers=tuple(answers),
         summary=(
-            f"{len(outcome.built)} materializations, {len(outcome.checks)} checks, {first} of {len(answers)} "
-            f"questions answered by the first hit, {time.monotonic() - started:.1f} s."
+            f"{len(outcome.built)} materializations, {outcome.receipts} receipts, {len(outcome.checks)} checks, "
+            f"{first} of {len(answers)} questions answered by the first hit, {time.monotonic() - started:.1f} s."
         ),
         where_to_look=(
             ("ask the index", f'.venv/bin/stemma search "{answers[0].question}"' if answers else "stemma search"),
             ("see how everything stands", ".venv/bin/stemma status"),
+            ("trace the index to its sources", ".venv/bin/stemma receipt show knowledge/search_index"),
             ("serve the API and the Dagster UI", "make up"),
         ),
     )

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.output import Json, moment, out, print_json, print_table
+from cli.output import Json, moment, out, print_json, print_table, say
 from cli.session import open_studio
 
 Partition = Annotated[str | None, typer.Option("--partition", "-p", help="Only this partition, for example a source.")]
@@ -61,7 +61,7 @@ def demo(as_json: Json = False) -> None:
 
 
 def status(as_json: Json = False) -> None:
-    """Show the sources, the products with their counts, the active index and what was set aside."""
+    """Show the sources, the products with their counts, the active index, the ledger and what was set aside."""
     from cli.overview import read_overview
 
     settings, database = open_studio()
@@ -90,6 +90,11 @@ def status(as_json: Json = False) -> None:
             f"Search answers from generation {index.id}: {index.chunks:,} chunks, {index.model_name} "
             f"({index.dimensions} dimensions), built {moment(index.created_at)}."
         )
+    ledger = overview.ledger
+    signed = f"the newest head is of {moment(ledger.head_at)}" if ledger.head_at else "no head is signed yet"
+    out.print(f"The ledger has {ledger.entries:,} entries, of which {ledger.waiting:,} wait for a head; {signed}.")
+    if ledger.alert:
+        say(f"Alert: {ledger.alert}")
 
 
 def print_outcome(outcome: Any) -> None:
@@ -100,7 +105,10 @@ def print_outcome(outcome: Any) -> None:
     ]
     print_table("Built", ("asset", "partition", "what", "seconds", ""), rows, empty="Nothing matched.")
     passed = sum(check.passed for check in outcome.checks)
-    out.print(f"{passed} of {len(outcome.checks)} checks passed, {outcome.seconds:.1f} s in all.")
+    out.print(
+        f"{passed} of {len(outcome.checks)} checks passed, {outcome.receipts} receipts written, "
+        f"{outcome.seconds:.1f} s in all."
+    )
 
 
 def _counts(metadata: dict[str, Any]) -> str:

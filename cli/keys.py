@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -12,7 +13,7 @@ import typer
 
 from cli.output import Json, plain, print_json, print_table, say
 from cli.session import open_studio
-from stemma.errors import InvalidInput
+from stemma.errors import InvalidInput, NotFound
 from stemma.store.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -64,11 +65,8 @@ def list_all(as_json: Json = False) -> None:
     if as_json:
         print_json([{**plain(key), "state": key.state(now)} for key in found])
         return
-    rows = [
-        (str(k.id), k.name, k.role, "\n".join(k.scopes), k.state(now), _day(k.expires_at), _day(k.last_used_at))
-        for k in found
-    ]
-    columns = ("id", "name", "role", "scopes", "state", "expires", "last used")
+    rows = [(str(k.id), k.name, "\n".join((k.role, *k.scopes)), _state(k, now)) for k in found]
+    columns = ("id", "name", "role and scopes", "state")
     print_table("API keys", columns, rows, empty="No API keys. `stemma keys create --help` says how to make one.")
 
 
@@ -114,6 +112,20 @@ def revoke(
             say(f"Revoked {key.name} ({key.id}).")
 
 
+@app.command()
+def public(as_json: Json = False) -> None:
+    """Print the public keys that signed heads and receipts, oldest first, as PEM to give away."""
+    from stemma.ledger.keys import public_keys
+
+    keys = public_keys(load_settings())
+    if not keys:
+        raise NotFound("no_public_key", "There is no key yet.", hint="One is made when the ledger is first signed.")
+    if as_json:
+        print_json([{"key_id": key.key_id, "created_at": key.created_at, "pem": key.pem} for key in keys.values()])
+    else:
+        sys.stdout.write("".join(key.pem for key in keys.values()))
+
+
 @app.command("rotate-signing")
 def rotate_signing(
     lost: Annotated[
@@ -145,8 +157,9 @@ def _expiry(expires_in: str | None) -> datetime | None:
         raise InvalidInput("duration_invalid", what, field="--expires-in", hint=hint) from error
 
 
-def _day(at: datetime | None) -> str:
-    return at.astimezone(UTC).date().isoformat() if at else ""
+def _state(key: ApiKey, now: datetime) -> str:
+    end = key.expires_at.astimezone(UTC).date().isoformat() if key.expires_at else ""
+    return f"{key.state(now)}\nto {end}" if end else key.state(now)
 
 
 def _commit(settings: Settings, database: Database, prepare: Callable[[Connection], list[Change[T]]]) -> list[T]:

@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from cli.output import Json, moment, out, print_json, print_table, printable, say
-from cli.session import open_studio
+from cli.session import commit, open_studio
 from stemma.errors import NotFound
 from stemma.knowledge.models import Hit, Source
 
@@ -95,6 +95,7 @@ def add_source(
     as_json: Json = False,
 ) -> None:
     """Register a folder, or a list of files, as a source; `stemma materialize '*' -p NAME` reads it."""
+    from stemma.access.principal import local_principal
     from stemma.knowledge import sources
 
     for path in paths:
@@ -103,9 +104,9 @@ def add_source(
     locations = tuple(str(path.expanduser().resolve()) for path in paths)
     kind = "folder" if len(paths) == 1 and Path(locations[0]).is_dir() else "files"
     source = Source(name, kind, locations)
-    _, database = open_studio()
-    with database, database.transaction() as connection:
-        sources.register(connection, source)
+    settings, database = open_studio()
+    with database:
+        commit(settings, database, lambda connection: sources.register(connection, local_principal(), source))
     if as_json:
         print_json(source)
     else:
@@ -115,11 +116,12 @@ def add_source(
 @sources_app.command("remove")
 def remove_source(name: Annotated[str, typer.Argument(help="The source to forget.")], as_json: Json = False) -> None:
     """Forget a source; its documents leave the index when the index is materialized next."""
+    from stemma.access.principal import local_principal
     from stemma.knowledge import sources
 
-    _, database = open_studio()
-    with database, database.transaction() as connection:
-        sources.remove(connection, name)
+    settings, database = open_studio()
+    with database:
+        commit(settings, database, lambda connection: sources.remove(connection, local_principal(), name))
     if as_json:
         print_json({"removed": name})
     else:
@@ -149,11 +151,14 @@ def list_generations(as_json: Json = False) -> None:
 @index_app.command("rollback")
 def rollback(as_json: Json = False) -> None:
     """Serve the previous index generation again; run it once more to come back."""
+    from stemma.access.principal import local_principal
     from stemma.knowledge import generations
+    from stemma.ledger.service import Ledger
 
-    _, database = open_studio()
-    with database:
+    settings, database = open_studio()
+    with database, Ledger(database.urls, settings) as ledger:
         report = generations.rollback(database)
+        ledger.append(generations.rolled_back(report, local_principal())).result()
     if as_json:
         print_json(report)
     else:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import definitions
 from resources.instance import open_instance
+from stemma.errors import StemmaError
 from stemma.knowledge import generations
+from stemma.ledger.signer import sign_once
+from stemma.ledger.standing import newest_head, read_standing
 from stemma.store.database import Database
 from stemma.store.settings import Settings
+
+_LONG = timedelta(seconds=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +38,23 @@ class AssetStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class LedgerStatus:
+    """How many entries there are and wait for a signed head; `alert` is why they may wait for long."""
+
+    entries: int
+    waiting: int
+    head_at: datetime | None
+    alert: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Overview:
-    """Sources, assets and the active index generation."""
+    """Sources, assets, the active index generation and the ledger."""
 
     sources: tuple[SourceStatus, ...]
     assets: tuple[AssetStatus, ...]
     index: generations.Generation | None
+    ledger: LedgerStatus
 
 
 def read_overview(settings: Settings, database: Database) -> Overview:
@@ -54,7 +70,28 @@ def read_overview(settings: Settings, database: Database) -> Overview:
             FROM knowledge_sources s ORDER BY s.name
         """).fetchall()
         index = generations.active(connection)
-    return Overview(tuple(SourceStatus(*row) for row in rows), _assets(settings, database), index)
+    return Overview(
+        tuple(SourceStatus(*row) for row in rows), _assets(settings, database), index, _ledger(settings, database)
+    )
+
+
+def _ledger(settings: Settings, database: Database) -> LedgerStatus:
+    """Sign what waits where no other process does, which shows what keeps it from being signed."""
+    alert = None
+    try:
+        sign_once(database.urls.app, settings)
+    except StemmaError as error:
+        alert = str(error)
+    try:
+        head = newest_head(settings)
+    except StemmaError as error:
+        head, alert = None, alert or str(error)
+    with database.snapshot() as connection:
+        standing = read_standing(connection, head)
+    entries = sum(chain.entries for chain in standing.chains)
+    if alert is None and standing.waiting_since and datetime.now(UTC) - standing.waiting_since > _LONG:
+        alert = "The process that signs does not get its heads written; its log and GET /readyz say why."
+    return LedgerStatus(entries, standing.waiting, standing.head_at, alert)
 
 
 def _assets(settings: Settings, database: Database) -> tuple[AssetStatus, ...]:

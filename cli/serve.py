@@ -6,8 +6,9 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -16,6 +17,9 @@ from cli.output import Json, err, print_json, print_table, say
 from cli.session import open_studio
 from stemma.errors import CheckFailed, Conflict, StemmaError
 from stemma.store.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from stemma.store.database import DatabaseUrls
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 
@@ -49,6 +53,7 @@ def up() -> None:
 
     def ready() -> None:
         fail_interrupted_runs(settings, urls, before=started_at)
+        _record(settings, urls, "studio.started", {"version": version("stemma-studio")})
         say(f"\n  API         http://127.0.0.1:{settings.api_port}/api/v1/search?q=vector+index")
         say(f"  API schema  http://127.0.0.1:{settings.api_port}/openapi.json")
         say(f"  Dagster UI  http://127.0.0.1:{settings.webserver_port}/")
@@ -64,8 +69,23 @@ def up() -> None:
     try:
         with _database_kept_up(settings):
             tree.run(ready)
+            _record(settings, urls, "studio.stopped", {"seconds": round(time.time() - started_at)})
     finally:
         _stop_database(settings)
+
+
+def _record(settings: Settings, urls: DatabaseUrls, kind: str, data: Mapping[str, Any]) -> None:
+    """Tell the Historian; a studio whose database is away starts and stops all the same."""
+    from stemma.access.principal import local_principal
+    from stemma.ledger.journal import transition
+    from stemma.ledger.service import Ledger
+
+    entry = transition(kind, subject="studio", actor=local_principal().actor, data=data)
+    try:
+        with Ledger(urls, settings) as ledger:
+            ledger.append([entry]).result()
+    except StemmaError as error:
+        say(f"  {kind} was not recorded: {error}", console=err)
 
 
 @contextlib.contextmanager

@@ -56,6 +56,8 @@ def services(settings: Settings, dagster_environment: Mapping[str, str]) -> list
             port=api_port,
             setting="STEMMA_API_PORT",
             cwd=REPOSITORY,
+            # It gives its requests ten seconds.
+            grace=15.0,
         ),
     ]
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from stemma.knowledge import sources
+from stemma.ledger.change import Change
+from stemma.ledger.service import Ledger
 from stemma.store import migrations
-from stemma.store.database import Database
+from stemma.store.database import Connection, Database
 from stemma.store.settings import Settings, load_settings
+
+T = TypeVar("T")
 
 
 def open_studio() -> tuple[Settings, Database]:
@@ -17,3 +24,9 @@ def open_studio() -> tuple[Settings, Database]:
     with database.transaction() as connection:
         sources.ensure_builtin(connection, settings)
     return settings, database
+
+
+def commit(settings: Settings, database: Database, make: Callable[[Connection], Change[T]]) -> T:
+    """Make a change from what a snapshot shows, write it with its entries, and return its result."""
+    with Ledger(database.urls, settings) as ledger, database.snapshot() as connection:
+        return ledger.commit(make(connection)).result()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dagster as dg
 from pydantic import PrivateAttr
 
+from stemma.ledger.entries import NewEntry
+from stemma.ledger.service import Ledger
 from stemma.store.database import Database
 from stemma.store.settings import Settings, load_settings
 
@@ -23,6 +25,11 @@ class StoreResource(dg.ConfigurableResource):
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
         """Close the pool."""
         self._database.close()
+
+    def record(self, *entries: NewEntry) -> None:
+        """Append entries to the ledger; those that it has already, with the same ids, stay as they are."""
+        with Ledger(self._database.urls, self._settings) as ledger:
+            ledger.append(entries).result()
 
     @property
     def settings(self) -> Settings:

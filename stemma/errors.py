@@ -71,6 +71,12 @@ class Forbidden(StemmaError):
     title = "Forbidden"
 
 
+class NotApproved(Forbidden):
+    """What needs an approval has none for exactly these bytes."""
+
+    title = "Not approved"
+
+
 class NotFound(StemmaError):
     """The named thing does not exist."""
 
@@ -85,6 +91,20 @@ class Conflict(StemmaError):
     status = 409
     exit_code = 4
     title = "Conflict"
+
+
+class PreconditionFailed(Conflict):
+    """The state that the request names as the one it saw is no longer the present one."""
+
+    status = 412
+    title = "Precondition failed"
+
+
+class PreconditionRequired(InvalidInput):
+    """The request does not say which state it saw, and without that it could change what nobody looked at."""
+
+    status = 428
+    title = "Precondition required"
 
 
 class Unavailable(StemmaError):

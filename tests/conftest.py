@@ -12,9 +12,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -23,11 +26,16 @@ from psycopg import sql
 from stemma.access.keys import IssuedKey, NewKey, create_key
 from stemma.access.permissions import SCOPES, Role
 from stemma.access.principal import local_principal
+from stemma.knowledge import sources
 from stemma.knowledge.embedding import Embedder, load_model
+from stemma.knowledge.models import Source
 from stemma.knowledge.onnx_query import export_query_encoder, query_encoder_folder
+from stemma.ledger.change import Change
+from stemma.ledger.receipts import Materialization
 from stemma.ledger.service import Ledger
 from stemma.store import embedded, migrations
 from stemma.store.database import Database, DatabaseUrls
+from stemma.store.outputs import Artifact
 from stemma.store.settings import Settings
 
 _TEMPLATE = "stemma_test_template"
@@ -141,6 +149,12 @@ def settings(
     urls = new_database()
     home = tmp_path / "home"
     home.mkdir()
+    _put_into_environment(monkeypatch, home, urls)
+    yield Settings()
+    drop_database(urls)
+
+
+def _put_into_environment(environment: pytest.MonkeyPatch, home: Path, urls: DatabaseUrls) -> None:
     values = {
         "STEMMA_HOME": str(home),
         "STEMMA_DATABASE_URL": urls.app,
@@ -148,8 +162,22 @@ def settings(
         "STEMMA_DAGSTER_DATABASE_URL": urls.dagster,
     }
     for name, value in values.items():
-        monkeypatch.setenv(name, value)
-    yield Settings()
+        environment.setenv(name, value)
+
+
+@pytest.fixture(scope="module")
+def studio(
+    new_home: Callable[[], Path],
+    new_database: Callable[[], DatabaseUrls],
+    drop_database: Callable[[DatabaseUrls], None],
+) -> Iterator[tuple[Settings, Database]]:
+    """Settings (in the environment, too) and database that the tests of a module share: Dagster's tables take time."""
+    urls, home = new_database(), new_home()
+    with pytest.MonkeyPatch.context() as environment:
+        _put_into_environment(environment, home, urls)
+        settings = Settings()
+        with Database.open(settings) as database:
+            yield settings, database
     drop_database(urls)
 
 
@@ -158,6 +186,30 @@ def database(settings: Settings) -> Iterator[Database]:
     """A pool on the test's own database."""
     with Database.open(settings) as opened:
         yield opened
+
+
+@pytest.fixture
+def commit(settings: Settings, database: Database) -> Callable[[Change[Any]], Any]:
+    """Write a change with its entries into the test's own studio; returns its result."""
+
+    def write(change: Change[Any]) -> Any:
+        with Ledger(database.urls, settings) as ledger:
+            return ledger.commit(change).result(20)
+
+    return write
+
+
+@pytest.fixture
+def add_source(database: Database, commit: Callable[[Change[Any]], Any]) -> Callable[[Source], Source]:
+    """Register a source."""
+
+    def add(source: Source) -> Source:
+        with database.transaction() as connection:
+            change = sources.register(connection, local_principal(), source)
+        commit(change)
+        return source
+
+    return add
 
 
 @pytest.fixture(scope="session")
@@ -178,6 +230,23 @@ def issue_key() -> Callable[..., IssuedKey]:
             return ledger.commit(change).result(20)
 
     return issue
+
+
+@pytest.fixture
+def pass_deadline(database: Database) -> Callable[[UUID | str], None]:
+    """Make an approval as if it had been asked for long ago, which nobody but the table's owner can."""
+
+    def passed(approval_id: UUID | str) -> None:
+        with database.owner() as connection:
+            connection.execute("ALTER TABLE approvals DISABLE TRIGGER frozen")
+            connection.execute(
+                "UPDATE approvals SET requested_at = now() - interval '2 days', expires_at = now() - interval '1 day'"
+                " WHERE id = %s",
+                (approval_id,),
+            )
+            connection.execute("ALTER TABLE approvals ENABLE TRIGGER frozen")
+
+    return passed
 
 
 @pytest.fixture(scope="session")
@@ -238,3 +307,31 @@ def equip(minilm: Embedder, exported: Callable[[Embedder], Path]) -> Callable[[S
         return embedder
 
     return give
+
+
+@pytest.fixture(scope="session")
+def new_materialization() -> Callable[..., Materialization]:
+    """Make the materialization of an asset by a run; fields by name replace those it makes up."""
+
+    def make(asset: str, run: str, event: int = 1, **fields: Any) -> Materialization:
+        known: dict[str, Any] = {
+            "event": event,
+            "at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+            "asset": asset,
+            "partition": None,
+            "run_id": run,
+            "data_version": "v1",
+            "code_version": "1",
+            "commit": "c0ffee",
+            "inputs": (),
+            "sources": (),
+            "artifacts": (Artifact(f"made/{asset}", "text/plain", sha256(asset.encode()).hexdigest(), 7),),
+            "started_at": datetime(2026, 1, 2, 3, 4, 4, tzinfo=UTC),
+            "seconds": 0.75,
+            "cpu_seconds": 0.5,
+            "cost_usd": 0.0,
+            "actor": "schedule:nightly",
+        }
+        return Materialization(**known | fields)
+
+    return make

@@ -7,15 +7,18 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, File, Path, Query, Response, UploadFile
 from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
 
 from api.access import allow
-from api.deps import DatabaseDep, PageDep, SettingsDep
+from api.deps import DatabaseDep, LedgerDep, PageDep, SettingsDep
+from api.idempotency import OnceDep
 from api.limits import limited
 from api.openapi import problems
 from api.routers import API
+from stemma.access.principal import Principal
 from stemma.knowledge import catalog
 from stemma.knowledge.convert import SUPPORTED
-from stemma.knowledge.uploads import Upload, UploadStatus, store_upload
+from stemma.knowledge.uploads import UploadStatus, record_upload, store_upload
 from stemma.store.cursors import Page
 
 UPLOAD_PATH: Final = "/documents"
@@ -23,9 +26,7 @@ UPLOAD_PATH: Final = "/documents"
 router = APIRouter(
     prefix=API, tags=["documents"], route_class=limited("documents"), dependencies=[allow("ingest:read")]
 )
-uploads = APIRouter(
-    prefix=API, tags=["documents"], route_class=limited("uploads"), dependencies=[allow("ingest:write")]
-)
+uploads = APIRouter(prefix=API, tags=["documents"], route_class=limited("uploads"))
 
 
 class UploadBody(BaseModel):
@@ -83,20 +84,27 @@ class DocumentsBody(BaseModel):
     },
     summary="Upload a document",
     description=(
-        "Stores the file in the inbox and answers when it is durable; it becomes searchable by itself. "
+        "Stores the file in the inbox and answers when it is durable and on the ledger; it becomes searchable by "
+        "itself. "
         f"Supported are {SUPPORTED}. The same name with the same bytes changes nothing (200); with other "
         "bytes it is refused (409) unless `replace=true`."
     ),
 )
-def upload(
-    response: Response,
+async def upload(
+    principal: Annotated[Principal, allow("ingest:write")],
+    once: OnceDep,
+    ledger: LedgerDep,
     settings: SettingsDep,
     file: Annotated[UploadFile, File(description="The document, with its file name")],
     replace: Annotated[bool, Query(description="Replace a different file of the same name")] = False,
-) -> Upload:
-    stored = store_upload(file.filename or "", file.file, settings, replace=replace)
-    response.status_code = 201 if stored.status == "created" else 200
-    return stored
+) -> Response:
+    stored = await run_in_threadpool(store_upload, file.filename or "", file.file, settings, replace=replace)
+    return await once.commit(
+        ledger,
+        record_upload(principal, stored),
+        status=201 if stored.status == "created" else 200,
+        body=lambda upload: UploadBody.model_validate(upload, from_attributes=True),
+    )
 
 
 @router.get(

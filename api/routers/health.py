@@ -10,11 +10,12 @@ import psycopg
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from api.deps import DatabaseDep, SettingsDep
+from api.deps import DatabaseDep, LedgerDep, SettingsDep
 from api.openapi import problems
 from api.problems import FieldError, problem_response
 from stemma.errors import StemmaError, Unavailable
 from stemma.knowledge import generations
+from stemma.ledger.signer import SignerStatus
 from stemma.store.database import Database
 from stemma.store.settings import Settings
 
@@ -51,16 +52,17 @@ async def healthz() -> Alive:
 
 
 @router.get("/readyz", response_model=Readiness, responses=problems(503), summary="Can it do its duty?")
-def readyz(request: Request, settings: SettingsDep, database: DatabaseDep) -> Readiness | Response:
+def readyz(request: Request, settings: SettingsDep, database: DatabaseDep, ledger: LedgerDep) -> Readiness | Response:
     """Ready means that search can be answered: the database and an active search index are there.
 
-    The code location (Dagster's code server) is reported but not required: search and uploads work without
-    it, and what is uploaded meanwhile is read when it is back. A 503 carries the same `checks` beside the
-    problem.
+    The code location (Dagster's code server) and the ledger's signer are reported but not required: search and
+    uploads work without them, what is uploaded meanwhile is read, and what is recorded is signed, when they are
+    back. A 503 carries the same `checks` beside the problem.
     """
     checks = {
         "database": _required(lambda: _check_database(database)),
         "code_location": _check_code_location(settings),
+        "ledger_heads": _check_signer(ledger.status()),
     }
     if checks["database"].status == "ok":
         checks["search_index"] = _required(lambda: _check_index(database, settings))
@@ -117,3 +119,11 @@ def _check_code_location(settings: Settings) -> Check:
             return Check(status="ok", required=False, detail=f"A code server listens on port {port}.")
     except OSError:
         return Check(status="not_running", required=False, detail=f"No code server listens on port {port}.")
+
+
+def _check_signer(signer: SignerStatus) -> Check:
+    if signer.alert is not None:
+        detail = f"Entries are appended but not signed ({signer.alert_code}): {signer.alert}"
+        return Check(status="failed", required=False, detail=detail)
+    detail = "This process signs the ledger's heads." if signer.leading else "Another process signs the ledger's heads."
+    return Check(status="ok", required=False, detail=detail)

@@ -77,18 +77,24 @@ def authenticate(database: Database, settings: Settings, text: str) -> Principal
 
 def find_key(database: Database, key_id: UUID) -> KnownKey:
     """The key with this id; raises Unauthenticated with code `key_unknown`."""
+    return database.read(lambda connection: _find(connection, key_id))
 
-    def find(connection: Connection) -> KnownKey | None:
-        with connection.cursor(row_factory=class_row(KnownKey)) as cursor:
-            return cursor.execute(
-                """
-                SELECT id, role, scopes, signed_only, expires_at, revoked_at, last_used_at, secret_hmac
-                FROM api_keys WHERE id = %s
-                """,
-                (key_id,),
-            ).fetchone()
 
-    key = database.read(find)
+def require_in_force(connection: Connection, principal: Principal) -> None:
+    """Ask again for who is answered over a long time; raises Unauthenticated once its key is revoked or expired."""
+    if principal.key_id is not None:
+        _find(connection, principal.key_id).require_in_force(datetime.now(UTC))
+
+
+def _find(connection: Connection, key_id: UUID) -> KnownKey:
+    with connection.cursor(row_factory=class_row(KnownKey)) as cursor:
+        key = cursor.execute(
+            """
+            SELECT id, role, scopes, signed_only, expires_at, revoked_at, last_used_at, secret_hmac
+            FROM api_keys WHERE id = %s
+            """,
+            (key_id,),
+        ).fetchone()
     if key is None:
         raise key_unknown()
     return key

@@ -36,6 +36,7 @@ PERMISSIONS: Final[dict[str, frozenset[Role]]] = {
     "approvals:read": _EVERYONE,
     "approvals:request": _BUILDERS,
     "approvals:decide": _ADMINS | {Role.REVIEWER},
+    "approvals:withdraw-any": _ADMINS,
     "admin:keys": _ADMINS,
     "admin:audit": _ADMINS,
     "admin:erase": _TOP,

@@ -19,17 +19,22 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid5
 
 import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from stemma.access.principal import Principal
 from stemma.errors import CheckFailed, Conflict, StemmaError, Unavailable
 from stemma.knowledge.embedding import Embedder
 from stemma.knowledge.lexical import LexicalIndex, build_lexical_index
 from stemma.knowledge.onnx_query import export_query_encoder, has_query_encoder
+from stemma.ledger.entries import NewEntry
+from stemma.ledger.journal import audited, transition
 from stemma.progress import Progress, ReportProgress
 from stemma.store.database import Connection, Database
+from stemma.store.outputs import Listing, folder_artifact, record
 from stemma.store.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -49,6 +54,7 @@ _LEAST_BUILD_BYTES = 64 << 20
 _LARGEST_INCREMENT = 0.25
 _BUILD_LOCK = 0x5374656D496478
 _PURGE_LOCK_TIMEOUT = "5s"
+_ACTIVATIONS = UUID("8d5b0c1e-6a3f-4d57-9a53-0c5f6f2f1b7e")
 _VECTOR_TABLE = re.compile(r"vectors_[0-9]+")
 _STAGES = 6
 
@@ -193,6 +199,7 @@ def build_generation(
         current = active(connection)
         if current is not None and _is_served(connection, settings, current, embedder.key):
             purged = _purge(connection, settings)
+            _record(connection, settings, current)
             return _report(connection, current, seconds=time.monotonic() - started, purged=purged)
         generation_id = _begin(connection, embedder)
         try:
@@ -215,7 +222,22 @@ def build_generation(
         purged = _purge(connection, settings)
         new = active(connection)
         assert new is not None
+        _record(connection, settings, new)
         return _report(connection, new, built=built, seconds=time.monotonic() - started, purged=purged)
+
+
+def _record(connection: Connection, settings: Settings, generation: Generation) -> None:
+    listing = Listing()
+    rows = connection.execute(
+        sql.SQL("""
+            SELECT chunk_id, encode(text_sha256, 'hex'), encode(sha256(vector_send(embedding)), 'hex')
+            FROM {} WHERE {} ORDER BY chunk_id
+        """).format(generation.table, generation.visible)
+    )
+    for row in rows:
+        listing.add(*row)
+    record(listing.artifact(f"vectors/{generation.id}"))
+    record(folder_artifact(lexical_root(settings) / generation.lexical_dir, f"lexical/{generation.lexical_dir}"))
 
 
 def rollback(database: Database) -> GenerationReport:
@@ -240,6 +262,20 @@ def rollback(database: Database) -> GenerationReport:
         current = active(connection)
         assert current is not None
         return _report(connection, current, seconds=time.monotonic() - started)
+
+
+def activated(report: GenerationReport, actor: str) -> NewEntry:
+    """The Historian's entry of a generation that was built and serves: one for each, however often it is appended."""
+    data = {"generation": report.generation, "model": report.model_name, "fingerprint": report.fingerprint}
+    subject = f"index/{report.generation}"
+    entry = transition("index.activated", subject=subject, actor=actor, data={**data, "chunks": report.chunks})
+    return replace(entry, id=uuid5(_ACTIVATIONS, f"{report.generation}:{report.fingerprint}"))
+
+
+def rolled_back(report: GenerationReport, principal: Principal) -> tuple[NewEntry, ...]:
+    """The entries of a rollback that was done."""
+    meta = {"generation": report.generation, "instead_of": report.previous}
+    return audited(principal, "index.rolled_back", resource=f"index/{report.generation}", meta=meta, critical=True)
 
 
 def hnsw_recall(

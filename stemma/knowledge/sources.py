@@ -15,12 +15,16 @@ from dataclasses import dataclass
 from email.message import Message
 from importlib import metadata
 from pathlib import Path, PurePosixPath
-from typing import cast
+from typing import Final, cast
 
+from stemma.access.principal import Principal
 from stemma.errors import Conflict, InvalidInput, NotFound, Unavailable
 from stemma.knowledge.conversion.unreadable import Unreadable
 from stemma.knowledge.convert import too_large
 from stemma.knowledge.models import Source
+from stemma.ledger.change import Change
+from stemma.ledger.journal import audited
+from stemma.ledger.writer import Statement
 from stemma.store.database import Connection
 from stemma.store.settings import REPOSITORY, Settings
 
@@ -29,6 +33,10 @@ INBOX_NAME = "inbox"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _TEMPORARY_SUFFIXES = (".part", ".partial", ".crdownload", ".tmp", ".swp", "~")
+_UPSERT: Final = (
+    "INSERT INTO knowledge_sources (name, kind, locations) VALUES (%s, %s, %s)"
+    " ON CONFLICT (name) DO UPDATE SET kind = excluded.kind, locations = excluded.locations, removed = false"
+)
 _READ_ATTEMPTS = 5
 _TIMESTAMP_TICK = 0.02
 
@@ -56,11 +64,11 @@ def ensure_builtin(connection: Connection, settings: Settings) -> tuple[Source, 
     settings.inbox.mkdir(parents=True, exist_ok=True)
     builtin = (INSTALLED, inbox_source(settings))
     for source in builtin:
-        _write(connection, source)
+        connection.execute(_UPSERT, _row(source))
     return builtin
 
 
-def register(connection: Connection, source: Source) -> None:
+def register(connection: Connection, principal: Principal, source: Source) -> Change[Source]:
     """Add a source, or give one of the same kind new locations.
 
     Raises InvalidInput for a bad name or a location that does not exist, Conflict when the name is taken by
@@ -86,24 +94,33 @@ def register(connection: Connection, source: Source) -> None:
             field="name",
             hint="Choose another name, or remove that source first.",
         )
-    _write(connection, source)
+    meta = {"kind": source.kind, "locations": list(source.locations)}
+    entries = audited(principal, "source.registered", resource=_resource(source.name), meta=meta, critical=True)
+    # Nobody took the name for another kind meanwhile.
+    written = Statement(
+        f"{_UPSERT} WHERE knowledge_sources.removed OR knowledge_sources.kind = excluded.kind", _row(source), rows=1
+    )
+    return Change(entries, (written,), lambda _: source)
 
 
-def remove(connection: Connection, name: str) -> None:
+def remove(connection: Connection, principal: Principal, name: str) -> Change[Source]:
     """Stop reading a source; its documents count as removed and go when no index cites them any more.
 
     Raises NotFound for an unknown name and Conflict for a built-in source.
     """
-    get(connection, name)
+    source = get(connection, name)
     if name in (INSTALLED.name, INBOX_NAME):
         raise Conflict("source_builtin", f"The source {name} is built in and cannot be removed.", field="name")
-    connection.execute("UPDATE knowledge_sources SET removed = true WHERE name = %s", (name,))
-    connection.execute("UPDATE documents SET removed = true, chunked_as = NULL WHERE source = %s", (name,))
-    connection.execute(
-        "UPDATE chunks c SET retired = true FROM documents d WHERE d.id = c.document_id AND d.source = %s",
-        (name,),
+    entries = audited(principal, "source.removed", resource=_resource(name), meta={"kind": source.kind}, critical=True)
+    statements = (
+        Statement("UPDATE knowledge_sources SET removed = true WHERE name = %s AND NOT removed", (name,), rows=1),
+        Statement("UPDATE documents SET removed = true, chunked_as = NULL WHERE source = %s", (name,)),
+        Statement(
+            "UPDATE chunks c SET retired = true FROM documents d WHERE d.id = c.document_id AND d.source = %s", (name,)
+        ),
+        Statement("DELETE FROM document_quarantine WHERE source = %s", (name,)),
     )
-    connection.execute("DELETE FROM document_quarantine WHERE source = %s", (name,))
+    return Change(entries, statements, lambda _: source)
 
 
 def list_sources(connection: Connection) -> tuple[Source, ...]:
@@ -144,13 +161,13 @@ def read_items(source: Source, settings: Settings) -> Iterator[Item]:
             yield _file_item(Path(location), PurePosixPath(location).as_posix(), settings)
 
 
-def _write(connection: Connection, source: Source) -> None:
-    connection.execute(
-        "INSERT INTO knowledge_sources (name, kind, locations) VALUES (%s, %s, %s)"
-        " ON CONFLICT (name) DO UPDATE"
-        " SET kind = excluded.kind, locations = excluded.locations, removed = false",
-        (source.name, source.kind, list(source.locations)),
-    )
+def _row(source: Source) -> tuple[str, str, list[str]]:
+    return source.name, source.kind, list(source.locations)
+
+
+def _resource(name: str) -> str:
+    """How entries name a source."""
+    return f"source/{name}"
 
 
 def _check_locations(source: Source) -> None:

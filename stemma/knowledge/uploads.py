@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from stemma.access.principal import Principal
 from stemma.errors import Conflict, InvalidInput, TooLarge, Unavailable, UnsupportedType
 from stemma.knowledge.conversion.unreadable import Unreadable
 from stemma.knowledge.convert import media_type_of
 from stemma.knowledge.sources import INBOX_NAME, is_passed_over
+from stemma.ledger.change import Change
+from stemma.ledger.journal import audited
 from stemma.store.files import Staged, staged, storage_error, sync_folder
 from stemma.store.settings import Settings
 
@@ -56,6 +59,19 @@ def store_upload(name: str, stream: BinaryIO, settings: Settings, *, replace: bo
         file.flush()
         status = _publish(file, settings.inbox / name, replace=replace)
         return Upload(name, INBOX_NAME, name, file.sha256, file.size, status)
+
+
+def record_upload(principal: Principal, upload: Upload) -> Change[Upload]:
+    """Put on record who sent a file that `store_upload` took in."""
+    meta = {"name": upload.name, "source": upload.source, "size": upload.size, "status": upload.status}
+    entries = audited(
+        principal,
+        "document.uploaded",
+        resource=f"document/{upload.sha256}",
+        meta=meta,
+        critical=upload.status != "unchanged",
+    )
+    return Change(entries, (), lambda _: upload)
 
 
 def check_name(name: str) -> str:

@@ -146,11 +146,16 @@ def resumable(signed: SignedHead) -> dict[str, Frontier]:
     return {name: Frontier(f.size, list(f.nodes)) for name, f in signed.frontiers.items()}
 
 
+def second_store(settings: Settings) -> FileStore:
+    """The store that backups leave out and restores leave alone: heads are kept there, and what was erased."""
+    return FileStore(settings.ledger_heads_url or settings.home / "ledger-heads")
+
+
 class HeadStore:
-    """The second store, in which heads are kept."""
+    """The heads in the second store."""
 
     def __init__(self, settings: Settings) -> None:
-        self._files = FileStore(settings.ledger_heads_url or settings.home / "ledger-heads")
+        self._files = second_store(settings)
 
     def write(self, signed: SignedHead) -> None:
         """Keep a head; raises Unavailable where the store has no room or does not answer."""
@@ -175,8 +180,13 @@ class HeadStore:
 
     def newest(self) -> SignedHead | None:
         """The last head that was written, not yet believed."""
-        keys = self.keys()
-        return self.read(keys[-1]) if keys else None
+        while keys := self.keys():
+            try:
+                return self.read(keys[-1])
+            except NotFound:
+                # Superseded meanwhile: there is a newer one.
+                continue
+        return None
 
     def read_all(self) -> Iterator[tuple[str, SignedHead | InvalidInput]]:
         """Every head, oldest first, or why it cannot be read."""
@@ -188,6 +198,17 @@ class HeadStore:
             except NotFound:
                 # The signer took a superseded head away meanwhile.
                 continue
+
+    def believed(self, keys: Mapping[str, PublicKey]) -> SignedHead | None:
+        """The last head that was written; raises CheckFailed unless one of these keys signed it."""
+        newest = self.newest()
+        if newest is not None and not newest.is_by(keys):
+            raise CheckFailed(
+                "head_forged",
+                f"The newest head {newest.key} was not signed by a key of this ledger.",
+                hint="Run `stemma verify`; move a head that does not belong there out of the store.",
+            )
+        return newest
 
     def supersede(self, key: str) -> None:
         """Take away a head whose successor within the same hour is kept; a store that refuses just keeps both."""

@@ -36,7 +36,7 @@ _KEEP: Final = f"""
 
 @dataclass(frozen=True, slots=True)
 class KeyedRequest:
-    """A request under a key: who sent it (as an actor), to which route, and the SHA-256 of all that it asks."""
+    """A request under a key: who sent it (as an actor), to which route, and the HMAC-SHA-256 of all that it asks."""
 
     caller: str
     route: str

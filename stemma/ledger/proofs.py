@@ -66,22 +66,19 @@ class ConsistencyProof:
         )
 
 
-def prove_inclusion(connection: Connection, head: SignedHead, chain: str, seq: int) -> InclusionProof:
+def prove_inclusion(connection: Connection, head: SignedHead | None, chain: str, seq: int) -> InclusionProof:
     """Prove that an entry is under a head. Entries appended lately are proved at once, whatever the chain's length.
 
-    Raises NotFound for an entry that is not there, Unavailable with code `head_pending` when the head is older than the
-    entry, CheckFailed with code `ledger_contradicts_head` when the stored hashes do not lead to the signed root.
+    Raises NotFound for an entry that is not there, Unavailable with code `head_pending` when there is no head or it is
+    older than the entry, CheckFailed with code `ledger_contradicts_head` when the stored hashes do not lead to the
+    signed root.
     """
-    tree = head.head.of(chain)
-    if tree is None or seq > tree.size:
+    tree = head.head.of(chain) if head else None
+    if head is None or tree is None or seq > tree.size:
         row = connection.execute("SELECT FROM ledger WHERE chain = %s AND seq = %s", (chain, seq)).fetchone()
         if row is None:
             raise _no_entry(chain, seq)
-        raise Unavailable(
-            "head_pending",
-            f"No head covers entry {seq:,} of {chain} yet.",
-            hint="One is signed within a second of a commit while a process of the studio runs.",
-        )
+        raise head_pending(chain, seq)
     if seq < 1:
         raise _no_entry(chain, seq)
     stored = _StoredTree(connection, head, chain)
@@ -178,6 +175,15 @@ class _StoredTree:
                 (self._chain, start, end),
             )
             return [hashed for (hashed,) in rows]
+
+
+def head_pending(chain: str, seq: int) -> Unavailable:
+    """The error for an entry that no head covers yet."""
+    return Unavailable(
+        "head_pending",
+        f"No head covers entry {seq:,} of {chain} yet.",
+        hint="One is signed within a second of a commit while a process of the studio runs; try again then.",
+    )
 
 
 def _contradiction(chain: str) -> CheckFailed:

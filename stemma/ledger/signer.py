@@ -17,6 +17,7 @@ from psycopg import IsolationLevel
 
 from stemma.errors import CheckFailed, StemmaError
 from stemma.ledger.entries import genesis
+from stemma.ledger.feed import read_tails
 from stemma.ledger.heads import HeadStore, SignedHead, resumable, sign_head
 from stemma.ledger.keys import heads_begun, key_lost, note_heads_begun, public_keys, signing_key
 from stemma.ledger.merkle import Frontier
@@ -29,18 +30,6 @@ _SIGNER_LOCK = 0x5374656D6D614C
 _POLL = 0.3
 _PAUSE = 0.2
 _AFTER_FAILURE = 1.0
-
-# Jumps from chain to chain on the primary key: DISTINCT would read every row.
-_TAILS = """
-    WITH RECURSIVE names AS (
-        (SELECT chain FROM ledger ORDER BY chain LIMIT 1)
-        UNION ALL
-        SELECT (SELECT l.chain FROM ledger l WHERE l.chain > n.chain ORDER BY l.chain LIMIT 1)
-        FROM names n WHERE n.chain IS NOT NULL
-    )
-    SELECT n.chain, (SELECT l.seq FROM ledger l WHERE l.chain = n.chain ORDER BY l.seq DESC LIMIT 1)
-    FROM names n WHERE n.chain IS NOT NULL
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +67,7 @@ class _Trees:
     def catch_up(self, connection: Connection) -> bool:
         """Add what was appended since; says whether there was anything. Raises CheckFailed for a broken chain."""
         with connection.transaction():
-            tails: dict[str, int] = dict(connection.execute(_TAILS).fetchall())
+            tails = read_tails(connection)
             for chain, frontier in self.frontiers.items():
                 if tails.get(chain, 0) < frontier.size:
                     raise _contradiction(chain, f"it had {frontier.size:,} entries and has {tails.get(chain, 0):,}")
@@ -122,7 +111,7 @@ class _Session:
         self._connection = connection
         self._settings = settings
         self._store = HeadStore(settings)
-        self._newest = self._believed(self._store.newest())
+        self._newest = self._believed()
         connection.isolation_level = IsolationLevel.REPEATABLE_READ
         self._trees = _Trees.resume(connection, self._newest)
 
@@ -144,17 +133,11 @@ class _Session:
             self._store.supersede(before.key)
         return signed
 
-    def _believed(self, newest: SignedHead | None) -> SignedHead | None:
+    def _believed(self) -> SignedHead | None:
         known = public_keys(self._settings)
-        if newest is not None and not known:
+        if not known and self._store.newest() is not None:
             raise key_lost("and every public key are gone")
-        if newest is not None and not newest.is_by(known):
-            raise CheckFailed(
-                "head_forged",
-                f"The newest head {newest.key} was not signed by a key of this ledger.",
-                hint="Run `stemma verify`; move a head that does not belong there out of the store.",
-            )
-        return newest
+        return self._store.believed(known)
 
 
 def sign_once(url: str, settings: Settings) -> SignedHead | None:

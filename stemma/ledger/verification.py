@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Literal
 
 from stemma.errors import CheckFailed
+from stemma.ledger import receipt_catalog, receipts
 from stemma.ledger.entries import entry_hash, format_time, genesis, recanonicalized
 from stemma.ledger.heads import HeadStore, SignedHead, read_head_file, resumable
 from stemma.ledger.keys import PublicKey, heads_begun, public_keys
 from stemma.ledger.merkle import Frontier
+from stemma.personal.census import Census
+from stemma.personal.fields import MARKER
 from stemma.store.database import Connection, Database
 from stemma.store.settings import Settings
 
@@ -36,6 +39,8 @@ Code = Literal[
     "entry_missing",
     "seq_duplicate",
     "column_edited",
+    "receipt_moved",
+    "receipt_missing",
     "body_unreadable",
     "not_canonical",
     "tail_missing",
@@ -46,6 +51,8 @@ Code = Literal[
     "heads_missing",
     "key_history_broken",
     "key_not_endorsed",
+    "personal_key_missing",
+    "erased_key_kept",
 ]
 
 
@@ -70,7 +77,10 @@ class ChainReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a verification read and found; `omitted` counts findings beyond the first 1,000."""
+    """What a verification read and found; `omitted` counts findings beyond the first 1,000.
+
+    `sealed` counts the personal fields in the entries, `erased` those of them whose subject was erased.
+    """
 
     clean: bool
     entries: int
@@ -79,6 +89,8 @@ class Report:
     chains: tuple[ChainReport, ...]
     findings: tuple[Finding, ...]
     omitted: int
+    sealed: int
+    erased: int
     deep: bool
     seconds: float
 
@@ -133,8 +145,13 @@ def verify(
     # Heads before rows: a head that is signed meanwhile would cover entries that the snapshot does not see.
     heads = _believed_heads(settings, head_file, findings)
     witnesses = _witnesses(heads, chain)
+    census = Census()
     with database.snapshot() as connection:
-        chains = list(_chains(connection, chain, witnesses, findings, deep=deep))
+        chains = list(_chains(connection, chain, witnesses, findings, census, deep=deep))
+        erased = _settled(census, connection, settings, findings)
+        if chain in (None, receipts.CHAIN):
+            for found in receipt_catalog.misplaced(connection):
+                findings.add("receipt_moved", found.message, receipts.CHAIN, found.seq)
     for name in sorted(witnesses.keys() - {report.chain for report in chains}):
         last = max(witnesses[name], key=lambda witness: witness.size)
         when = format_time(last.at)
@@ -147,6 +164,8 @@ def verify(
         chains=tuple(chains),
         findings=tuple(findings.kept),
         omitted=findings.omitted,
+        sealed=census.fields,
+        erased=erased,
         deep=deep,
         seconds=time.perf_counter() - started,
     )
@@ -203,6 +222,23 @@ def _witnesses(heads: list[SignedHead], only: str | None) -> dict[str, list[_Wit
     return found
 
 
+# Personal data
+
+
+def _settled(census: Census, connection: Connection, settings: Settings, findings: _Findings) -> int:
+    """Name what does not fit between sealed fields, keys and erasures; returns how many fields are erased."""
+    settled = census.settled(connection, settings)
+    for found in settled.missing:
+        who, count = found.subject.reference, f"{found.fields:,} sealed fields"
+        what = f"The key of {who} is missing and the ledger has no erasure: {count} cannot be opened."
+        findings.add("personal_key_missing", what, found.chain, found.seq)
+    for found in settled.kept:
+        who, count = found.subject.reference, f"{found.fields:,} sealed fields"
+        what = f"The ledger says that {who} was erased, but the key is there: {count} can be opened."
+        findings.add("erased_key_kept", what, found.chain, found.seq)
+    return sum(found.fields for found in settled.erased)
+
+
 # Chains
 
 
@@ -211,6 +247,7 @@ def _chains(
     only: str | None,
     witnesses: dict[str, list[_Witness]],
     findings: _Findings,
+    census: Census,
     *,
     deep: bool,
 ) -> Iterator[ChainReport]:
@@ -231,7 +268,7 @@ def _chains(
             if reader is None or name != reader.chain:
                 if reader is not None:
                     yield reader.finish()
-                reader = _ChainReader(name, witnesses.get(name, []), findings, deep=deep)
+                reader = _ChainReader(name, witnesses.get(name, []), findings, census, deep=deep)
             reader.read(*row)
     if reader is not None:
         yield reader.finish()
@@ -240,12 +277,15 @@ def _chains(
 class _ChainReader:
     """What is known of one chain while its entries pass by in order."""
 
-    def __init__(self, chain: str, witnesses: list[_Witness], findings: _Findings, *, deep: bool) -> None:
+    def __init__(
+        self, chain: str, witnesses: list[_Witness], findings: _Findings, census: Census, *, deep: bool
+    ) -> None:
         self.chain = chain
         self._witnesses = sorted(witnesses, key=lambda witness: witness.size)
         self._sizes = {witness.size for witness in witnesses}
         self._roots: dict[int, bytes] = {}
         self._findings = findings
+        self._census = census
         self._deep = deep
         self._tree = Frontier()
         self._last_seq = 0
@@ -272,6 +312,8 @@ class _ChainReader:
             self._suspect = _Suspect(seq, prev_hash, body, stored_hash, computed)
         if self._deep and recanonicalized(body) != body:
             self._add("not_canonical", seq, "is not in the canonical form of RFC 8785")
+        if MARKER in body:
+            self._census.read(self.chain, seq, body)
         self._last_seq, self._last_hash = seq, stored_hash
         self._tree.append(stored_hash)
         if self._tree.size in self._sizes:

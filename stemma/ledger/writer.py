@@ -22,7 +22,7 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 
-from stemma.errors import Conflict, InvalidInput, Unavailable
+from stemma.errors import Conflict, InvalidInput, StemmaError, Unavailable
 from stemma.ledger.entries import Draft, Entry, NewEntry, draft, genesis
 from stemma.store.database import Connection, connect
 
@@ -62,13 +62,14 @@ class Statement:
     """A statement that commits with its entries, or not at all.
 
     `parameters` may be a function of the entries as appended, for rows that name their seq or hash. With `rows`, any
-    other number of affected rows raises Conflict and undoes the whole append. A batch that fails is run again, so that
-    the same statement may be executed more than once; it is committed once.
+    other number of affected rows raises `refusal`, or Conflict, and undoes the whole append. A batch that fails
+    is run again, so that the same statement may be executed more than once; it is committed once.
     """
 
     query: Query
     parameters: Parameters | Callable[[tuple[Entry, ...]], Parameters] = ()
     rows: int | None = None
+    refusal: StemmaError | None = None
 
     def bound(self, entries: tuple[Entry, ...]) -> Parameters | None:
         """Its parameters beside these entries."""
@@ -338,4 +339,4 @@ def _accompany(connection: Connection, companions: Sequence[tuple[Statement, tup
     for (said, _), cursor in zip(companions, cursors, strict=True):
         if said.rows is not None and cursor.rowcount != said.rows:
             what = f"affected {cursor.rowcount} rows instead of {said.rows}; nothing was appended"
-            raise Conflict("companion_conflict", f"What belongs to the entry {what}.")
+            raise said.refusal or Conflict("companion_conflict", f"What belongs to the entry {what}.")

@@ -30,7 +30,9 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from stemma.access.principal import local_principal
 from stemma.errors import CheckFailed, Conflict, InvalidInput, NotFound, StemmaError, Unavailable
+from stemma.personal import erasure, register
 from stemma.store import embedded, migrations
 from stemma.store.database import connect, resolve_urls
 from stemma.store.settings import Settings
@@ -43,8 +45,8 @@ _FIRST = "stemma.dump"
 _SWAP_ATTEMPTS = 10
 _BLOCK = 1 << 20
 _LARGEST_MANIFEST = 256 << 20
-# What is made anew on every machine, belongs to the server that the dumps replace, or, as the ledger's heads, is
-# evidence that a restore must not replace.
+# What is made anew on every machine, belongs to the server that the dumps replace, or, as the second store with the
+# ledger's heads and the register of erasures, is what a restore must not replace.
 _LEFT_OUT = frozenset({"postgres", "dagster", "logs", "up", "backups", "cache", "ledger-heads"})
 _EMPTY_TABLES = frozenset({"alembic_version", "secondary_indexes", "instance_info", "kvs", "daemon_heartbeats"})
 
@@ -186,8 +188,36 @@ def verify(archive: Path) -> Manifest:
     return manifest
 
 
+def archives_with(folder: Path, path: str) -> tuple[Path, ...]:
+    """The archives in a folder that hold this file of STEMMA_HOME, or are too damaged to tell."""
+    found = []
+    for archive in sorted(folder.glob("*.tar")):
+        try:
+            if f"{_HOME}/{path}" in _contents(archive):
+                found.append(archive)
+        except InvalidInput as error:
+            if error.code != "not_a_backup":
+                found.append(archive)
+        except OSError:
+            found.append(archive)
+    return tuple(found)
+
+
+def _contents(archive: Path) -> frozenset[str]:
+    """The names of an archive's members, from its manifest alone."""
+    try:
+        with tarfile.open(archive, "r:") as tar:
+            names = tar.getnames()
+            file = tar.extractfile(MANIFEST) if MANIFEST in names else None
+            if file is None:
+                raise _corrupted(archive, "its end is missing") if _FIRST in names else _not_a_backup(archive)
+            return frozenset(_parse(archive, file.read()).members)
+    except tarfile.ReadError as error:
+        raise _not_a_backup(archive) from error
+
+
 def restore(settings: Settings, archive: Path, *, force: bool = False) -> Archive:
-    """Replace both databases and the home's files by those of `archive`.
+    """Replace both databases and the home's files by those of `archive`, without the subjects erased since.
 
     Everything is verified and restored beside the present state first, then swapped by renames, so that a
     failure leaves the last good state; connections to the old databases are cut by the swap. Raises Conflict
@@ -196,6 +226,7 @@ def restore(settings: Settings, archive: Path, *, force: bool = False) -> Archiv
     """
     archive = archive.expanduser().absolute()
     manifest = verify(archive)
+    erased = register.read(settings)
     places = [place for place in _places(settings) if place.role in manifest.databases]
     _tools_version(_server_version(places[0].url))
     if not force:
@@ -207,6 +238,10 @@ def restore(settings: Settings, archive: Path, *, force: bool = False) -> Archiv
         for place in places:
             undo.callback(_drop, place, f"{place.name}_restore_{suffix}")
             _restore_database(settings, place, staging / f"{place.role}.dump", suffix, manifest)
+            if erased and place.role == "stemma":
+                fresh = place.named(f"{place.name}_restore_{suffix}")
+                restored = settings.model_copy(update={"home": staging / _HOME})
+                erasure.reapply(fresh, restored, erased, local_principal())
         _swap(places, suffix, staging, settings.home)
         undo.pop_all()
     for place in places:
@@ -491,6 +526,8 @@ def _extract(archive: Path, folder: Path) -> None:
             target = folder.joinpath(*_safe_parts(archive, entry.name))
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("wb") as file:
+                # Keys are among them.
+                os.fchmod(file.fileno(), 0o600)
                 shutil.copyfileobj(source, file, _BLOCK)
 
 

@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
-from api.server import listen
+from api.server import Server, listen
 from stemma.access.keys import IssuedKey
 from stemma.knowledge import sources
 from stemma.knowledge.chunking import Chunker
@@ -44,7 +44,7 @@ def _serving(app: FastAPI, *, key: str | None) -> Iterator[httpx.Client]:
     settings: Settings = app.state.settings
     with listen(settings.model_copy(update={"api_port": 0})) as listener:
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=5)
-        server = uvicorn.Server(config)
+        server = Server(app, config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

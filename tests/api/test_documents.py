@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -55,6 +56,18 @@ def test_an_uploaded_file_lies_whole_in_the_inbox(client: httpx.Client, settings
     }
     assert (settings.inbox / "minutes.md").read_bytes() == data
     assert in_inbox(settings) == ["minutes.md"]
+
+
+def test_an_upload_is_on_the_ledger_with_who_sent_it(client: httpx.Client, database: Database) -> None:
+    sha256 = send(client, "a\u00a0b.md", b"# A").json()["sha256"]
+    assert send(client, "a\u00a0b.md", b"# B").status_code == 409
+    with database.snapshot() as connection:
+        rows = connection.execute(
+            "SELECT actor, resource, meta FROM audit WHERE action = 'document.uploaded'"
+        ).fetchall()
+    ((actor, resource, meta),) = rows
+    assert actor.startswith("key:")
+    assert (resource, meta["name"], meta["status"]) == (f"document/{sha256}", "a\u00a0b.md", "created")
 
 
 def test_the_uri_of_an_upload_is_that_of_the_document(
@@ -170,26 +183,22 @@ def test_an_upload_that_breaks_off_leaves_nothing(client: httpx.Client, settings
     assert in_inbox(settings) == ["b.md"]
 
 
-def test_uploads_in_flight_are_limited(client: httpx.Client, settings: Settings, wait_until: Any) -> None:
-    address = (client.base_url.host, client.base_url.port)
-    key = client.headers["Authorization"].encode()
-    unfinished = []
-    try:
+def test_uploads_in_flight_are_limited(settings: Settings, database: Database, serve: Any, wait_until: Any) -> None:
+    app = create_app(settings, database=database)
+    with serve(app) as client, contextlib.ExitStack() as unfinished:
+        key = client.headers["Authorization"].encode()
         for _ in range(IN_FLIGHT["uploads"]):
-            connection = socket.create_connection(address)
-            unfinished.append(connection)
-            connection.sendall(
+            opened = socket.create_connection((client.base_url.host, client.base_url.port))
+            unfinished.enter_context(opened).sendall(
                 b"POST /api/v1/documents HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000\r\n"
                 b"Content-Type: multipart/form-data; boundary=b\r\nAuthorization: " + key + b"\r\n\r\n--b\r\n"
             )
-        wait_until(lambda: send(client, "a.md", b"# A").status_code == 429)
+        wait_until(lambda: app.state.in_flight.count("uploads") == IN_FLIGHT["uploads"])
         refused = send(client, "a.md", b"# A")
         assert refusal(refused) == (429, "too_many_requests", None)
         assert int(refused.headers["retry-after"]) > 0
-    finally:
-        for connection in unfinished:
-            connection.close()
-    wait_until(lambda: send(client, "a.md", b"# A").status_code in (200, 201))
+        unfinished.close()
+        wait_until(lambda: send(client, "a.md", b"# A").status_code in (200, 201))
 
 
 def test_documents_are_listed_page_by_page(reader: httpx.Client) -> None:

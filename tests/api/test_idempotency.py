@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
 import httpx
 import psycopg
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
+from fastapi import APIRouter, FastAPI, Response
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
 
+from api import idempotency
+from api.access import Rule, allow
 from api.app import create_app
 from api.deps import LedgerDep
 from api.idempotency import OnceDep
-from stemma.access.permissions import SCOPES, Role
+from api.limits import IN_FLIGHT
+from stemma.access.keys import IssuedKey
 from stemma.access.principal import Principal
 from stemma.errors import InvalidInput
 from stemma.ledger.change import Change
@@ -41,18 +45,12 @@ class Made(BaseModel):
     secret: str | None = None
 
 
-def let_in(request: Request, x_actor: Annotated[str, Header()] = "key:one") -> Principal:
-    principal = Principal(x_actor, Role.OWNER, frozenset(f"{scope}:*" for scope in SCOPES))
-    request.state.principal = principal
-    return principal
-
-
 router = APIRouter()
 
 
 @router.post("/things/{name}", status_code=201, response_model=Made)
 async def make(
-    name: str, wanted: Wanted, principal: Annotated[Principal, Depends(let_in)], once: OnceDep, ledger: LedgerDep
+    name: str, wanted: Wanted, principal: Annotated[Principal, allow("ingest:write")], once: OnceDep, ledger: LedgerDep
 ) -> Any:
     if wanted.amount < 0:
         raise InvalidInput("amount_invalid", "Less than nothing.", field="amount")
@@ -72,7 +70,7 @@ async def make(
 
 
 @router.delete("/things", status_code=204)
-async def clear(principal: Annotated[Principal, Depends(let_in)], once: OnceDep, ledger: LedgerDep) -> Response:
+async def clear(principal: Annotated[Principal, allow("ingest:write")], once: OnceDep, ledger: LedgerDep) -> Response:
     entry = NewEntry(CHAIN, "cleared", principal.actor, "all", {})
     return await once.commit(ledger, Change((entry,), (), lambda _: None), status=204, body=lambda _: None)
 
@@ -164,9 +162,16 @@ def test_a_key_belongs_to_one_request(things: httpx.Client, effects: Callable[[]
     assert effects() == 1
 
 
-def test_keys_of_other_callers_and_routes_are_others(things: httpx.Client, effects: Callable[[], int]) -> None:
+def test_keys_of_other_callers_and_routes_are_others(
+    settings: Settings,
+    database: Database,
+    issue_key: Callable[..., IssuedKey],
+    things: httpx.Client,
+    effects: Callable[[], int],
+) -> None:
+    other = issue_key(settings, database.urls).key
     assert send(things).json()["seq"] == 1
-    assert send(things, headers={"Idempotency-Key": "k", "X-Actor": "key:two"}).json()["seq"] == 2
+    assert send(things, headers={"Idempotency-Key": "k", "Authorization": f"Bearer {other}"}).json()["seq"] == 2
     assert things.delete("/things", headers={"Idempotency-Key": "k"}).status_code == 204
     assert effects() == 3
 
@@ -218,22 +223,46 @@ def test_a_client_that_is_gone_finds_its_answer_when_it_returns(
     assert effects() == 1
 
 
-def test_of_two_processes_one_has_the_effect_and_both_the_answer(
-    settings: Settings, database: Database, serve: Any, effects: Callable[[], int]
+def test_a_thousand_requests_over_a_hundred_keys_have_a_hundred_effects(
+    settings: Settings,
+    database: Database,
+    issue_key: Callable[..., IssuedKey],
+    serve: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setitem(IN_FLIGHT, "keys", 1000)
+    wide = settings.model_copy(update={"api_requests_in_flight": 1000})
+    caller = issue_key(settings, database.urls).key
     # Each application has its own ledger and registry, as a process has.
     with (
-        serve(application(settings, database)) as one,
-        serve(application(settings, database)) as two,
-        ThreadPoolExecutor(16) as threads,
+        serve(create_app(wide, database=database), key=caller) as one,
+        serve(create_app(wide, database=database), key=caller) as two,
     ):
-        keys = [f"k{number}" for number in range(30)]
-        sent = [threads.submit(send, client, key) for key in keys for client in (one, two)]
-        answers = [future.result() for future in sent]
-    assert [answer.status_code for answer in answers] == [201] * 60
-    assert Counter(answer.headers.get("idempotency-replayed") for answer in answers) == {None: 30, "true": 30}
-    assert Counter(Counter(answer.json()["seq"] for answer in answers).values()) == {2: 30}
-    assert effects() == 30
+        answers = asyncio.run(create_all(([one] * 100 + [two] * 100) * 5, keys=100))
+    done = [answer for answer in answers if answer.status_code == 201]
+    first = {answer.json()["id"]: answer for answer in done if "idempotency-replayed" not in answer.headers}
+    assert len(first) == 100
+    assert {answer.json()["id"] for answer in done} == first.keys()
+    refused = [answer for answer in answers if answer.status_code != 201]
+    assert {code(answer) for answer in refused} <= {(409, "idempotency_in_flight")}
+    assert all(answer.json()["key"] is None for answer in done if answer not in first.values())
+    assert count(database, "SELECT count(*) FROM api_keys WHERE name LIKE 'repeated %'") == 100
+    assert count(database, "SELECT count(*) FROM audit WHERE action = 'key.created' AND actor LIKE 'key:%'") == 100
+
+
+async def create_all(clients: Sequence[httpx.Client], *, keys: int) -> list[httpx.Response]:
+    """Create an API key through each client, under one idempotency key after the other, all at once."""
+    async with httpx.AsyncClient(timeout=120, trust_env=False, limits=httpx.Limits()) as sender:
+
+        def create(number: int, client: httpx.Client) -> Coroutine[Any, Any, httpx.Response]:
+            name = f"repeated {number % keys}"
+            return sender.post(
+                client.base_url.join("/api/v1/keys"),
+                json={"name": name, "role": "Viewer", "scopes": ["search:*"]},
+                headers={"Authorization": client.headers["Authorization"], "Idempotency-Key": name},
+            )
+
+        return await asyncio.gather(*(create(number, client) for number, client in enumerate(clients)))
 
 
 def test_who_keeps_an_answer_removes_old_ones(things: httpx.Client, database: Database) -> None:
@@ -254,3 +283,14 @@ def test_the_document_tells_of_the_key(things: httpx.Client) -> None:
     assert (parameter["in"], parameter["required"]) == ("header", False)
     assert {"409", "503"} <= set(operation["responses"])
     assert set(operation["responses"]["201"]["headers"]) == {"Idempotency-Replayed"}
+
+
+def test_every_route_that_changes_something_asks_for_it_after_its_permission() -> None:
+    changing = 0
+    for route in iter_route_contexts(create_app().routes):
+        if {"POST", "PUT", "PATCH", "DELETE"} & (route.methods or set()):
+            asked = [dependency.call for dependency in route.dependant.dependencies]
+            rules = [place for place, call in enumerate(asked) if isinstance(call, Rule)]
+            assert rules and rules[0] < asked.index(idempotency.once), (route.methods, route.path)
+            changing += 1
+    assert changing

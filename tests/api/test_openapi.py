@@ -1,28 +1,14 @@
-"""The OpenAPI document tells the truth: every answer has a declared status and its declared schema."""
+"""The OpenAPI document tells the truth: good answers have their declared schema, and errors are declared."""
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
-from urllib.parse import quote
 
 import httpx
 import jsonschema
 import pytest
 
-JUNK = [
-    "",
-    "0",
-    "1",
-    "-1",
-    "x",
-    "é😀",
-    "true",
-    "99999999999999999999",
-    "%",
-    "a\0b",
-    "'; DROP TABLE documents --",
-]
+OTHER_TYPES = {"/api/v1/approvals/{id}/content": "*/*", "/api/v1/historian/stream": "text/event-stream"}
 
 
 @pytest.fixture
@@ -54,25 +40,9 @@ def test_every_operation_is_described_and_declares_problems(document: dict[str, 
         assert {"413", "421", "422", "500"} <= set(operation["responses"])
         for status, declared in operation["responses"].items():
             media_types = set(declared["content"])
-            wanted = "application/problem+json" if status >= "400" else "application/json"
+            wanted = "application/problem+json" if status >= "400" else OTHER_TYPES.get(path, "application/json")
             assert media_types == {wanted}, (method, path, status)
     assert "HTTPValidationError" not in document["components"]["schemas"]
-
-
-def test_answers_to_junk_are_declared(visitor: httpx.Client, document: dict[str, Any]) -> None:
-    answered = 0
-    for path, method, operation in operations(document):
-        names = [parameter["name"] for parameter in operation.get("parameters", [])]
-        for name, value in [("none", ""), *itertools.product(names, JUNK)]:
-            address = path.replace("{id}", quote(value, safe="") if name == "id" else "1")
-            params = {} if name == "id" else {name: value}
-            response = visitor.request(method, address, params=params)
-            if address == "/api/v1/documents/":
-                assert response.status_code == 404
-                continue
-            check(document, operation, response)
-            answered += 1
-    assert answered > 100
 
 
 def test_good_answers_match_their_schema(reader: httpx.Client) -> None:
@@ -85,6 +55,8 @@ def test_good_answers_match_their_schema(reader: httpx.Client) -> None:
         ("/api/v1/documents/1", "/api/v1/documents/{id}"),
         ("/api/v1/sources", "/api/v1/sources"),
         ("/api/v1/quarantine", "/api/v1/quarantine"),
+        ("/api/v1/approvals", "/api/v1/approvals"),
+        ("/api/v1/receipts", "/api/v1/receipts"),
     ]:
         response = reader.get(address)
         assert response.status_code == 200

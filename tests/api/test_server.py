@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -20,6 +22,7 @@ from stemma.store.database import Database
 from stemma.store.settings import REPOSITORY, Settings
 
 Process = subprocess.Popen[bytes]
+Served = tuple[Process, httpx.Client]
 
 
 def free_port() -> int:
@@ -29,34 +32,43 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def started(
+def start(
     settings: Settings,
     database: Database,
     issue_key: Callable[..., IssuedKey],
-    monkeypatch: pytest.MonkeyPatch,
     wait_until: Callable[..., None],
     tmp_path: Any,
-) -> Iterator[tuple[Process, httpx.Client]]:
-    """`python -m api` over the test's own database, alive; its log goes to `log` in the test's folder."""
-    port = free_port()
-    monkeypatch.setenv("STEMMA_API_PORT", str(port))
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-m", "api"], cwd=REPOSITORY, stderr=log)
+) -> Iterator[Callable[[], Served]]:
+    """Start `python -m api` over the test's own database, alive; all log to `log` in the test's folder."""
     headers = {"Authorization": f"Bearer {issue_key(settings, database.urls).key}"}
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=30, trust_env=False) as client:
+    with contextlib.ExitStack() as ended:
+        log = ended.enter_context((tmp_path / "log").open("wb"))
 
-        def is_alive() -> bool:
-            assert process.poll() is None, (tmp_path / "log").read_text()
-            with contextlib.suppress(httpx.TransportError):
-                return client.get("/healthz").status_code == 200
-            return False
+        def begin() -> Served:
+            port = free_port()
+            environment = {**os.environ, "STEMMA_API_PORT": str(port)}
+            process = subprocess.Popen([sys.executable, "-m", "api"], cwd=REPOSITORY, stderr=log, env=environment)
+            ended.callback(process.wait)
+            ended.callback(process.kill)
+            address = f"http://127.0.0.1:{port}"
+            client = ended.enter_context(httpx.Client(base_url=address, headers=headers, timeout=30, trust_env=False))
 
-        try:
+            def is_alive() -> bool:
+                assert process.poll() is None, (tmp_path / "log").read_text()
+                with contextlib.suppress(httpx.TransportError):
+                    return client.get("/healthz").status_code == 200
+                return False
+
             wait_until(is_alive)
-            yield process, client
-        finally:
-            process.kill()
-            process.wait()
+            return process, client
+
+        yield begin
+
+
+@pytest.fixture
+def started(start: Callable[[], Served]) -> Served:
+    """One process, alive."""
+    return start()
 
 
 def run(**environment: str) -> subprocess.CompletedProcess[str]:
@@ -71,7 +83,7 @@ def run(**environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_an_acknowledged_upload_survives_kill_9(started: tuple[Process, httpx.Client], settings: Settings) -> None:
+def test_an_acknowledged_upload_survives_kill_9(started: Served, settings: Settings) -> None:
     process, client = started
     data = os.urandom(5_000_000).hex().encode()
     answer = client.post("/api/v1/documents", files={"file": ("notes.txt", data)})
@@ -81,7 +93,52 @@ def test_an_acknowledged_upload_survives_kill_9(started: tuple[Process, httpx.Cl
     assert (settings.inbox / "notes.txt").read_bytes() == data
 
 
-def test_it_ends_cleanly_and_logs_json_lines(started: tuple[Process, httpx.Client], tmp_path: Any) -> None:
+def test_what_died_with_a_process_is_answered_by_another_and_not_done_again(
+    start: Callable[[], Served], database: Database, wait_until: Callable[..., None]
+) -> None:
+    (process, one), (_, two) = start(), start()
+
+    def upload(number: int) -> httpx.Response:
+        """Send one of 25 uploads to both processes in turn, as long as it takes."""
+        clients = itertools.cycle([one, two] if number % 2 else [two, one])
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                answer = next(clients).post("/api/v1/documents", **keyed(f"{number % 25}.md"))
+                if answer.is_success:
+                    return answer
+                assert answer.status_code in (409, 429), answer.text
+
+    lost = one.build_request("POST", "/api/v1/documents", **keyed("lost.md"))
+    with socket.create_connection((lost.url.host, lost.url.port or 80)) as unread, ThreadPoolExecutor(8) as threads:
+        head = [f"POST {lost.url.path} HTTP/1.1", *(f"{name}: {value}" for name, value in lost.headers.items())]
+        unread.sendall("\r\n".join([*head, "", ""]).encode() + lost.read())
+        wait_until(lambda: recorded(database) == 1)
+        answers = [threads.submit(upload, number) for number in range(100)]
+        wait_until(lambda: recorded(database) >= 10)
+        process.kill()
+        assert {answer.result().json()["name"] for answer in answers} == {f"{number}.md" for number in range(25)}
+    replayed = two.post("/api/v1/documents", **keyed("lost.md"))
+    assert (replayed.status_code, replayed.headers["idempotency-replayed"]) == (201, "true")
+    assert recorded(database) == 26
+
+
+def keyed(name: str) -> dict[str, Any]:
+    """An upload with its name as its key."""
+    return {"files": {"file": (name, b"# " + name.encode())}, "headers": {"Idempotency-Key": name}}
+
+
+def recorded(database: Database) -> int:
+    """How many uploads the ledger has."""
+    row = database.read(
+        lambda connection: connection.execute(
+            "SELECT count(*) FROM ledger WHERE chain = 'audit' AND kind = 'document.uploaded'"
+        ).fetchone()
+    )
+    assert row is not None
+    return int(row[0])
+
+
+def test_it_ends_cleanly_and_logs_json_lines(started: Served, tmp_path: Any) -> None:
     process, client = started
     request_id = client.get("/api/v1/search?q=secret-question").headers["x-request-id"]
     process.terminate()
@@ -92,6 +149,22 @@ def test_it_ends_cleanly_and_logs_json_lines(started: tuple[Process, httpx.Clien
     assert (request["route"], request["status"]) == ("/api/v1/search", 503)
     assert [line for line in lines if line["event"] == "listening"]
     assert "secret-question" not in text
+
+
+def test_streams_end_with_the_server_and_do_not_hold_it_up(started: Served, tmp_path: Any) -> None:
+    process, client = started
+    address = "/api/v1/historian/stream"
+    with (
+        client.stream("GET", address, params={"since": "2000-01-01T00:00Z"}) as busy,
+        client.stream("GET", address, params={"since": "2999-01-01T00:00Z"}) as idle,
+    ):
+        lines = busy.iter_lines()
+        assert next(line for line in lines if line.startswith("id: ")) == "id: 1"
+        process.terminate()
+        # They end as whole responses do; one that is cut off raises.
+        assert list(lines) == [""] and list(idle.iter_lines()) == []
+        assert process.wait(30) == 0
+    assert "graceful shutdown exceeded" not in (tmp_path / "log").read_text()
 
 
 def test_a_port_in_use_is_one_clear_line(settings: Settings) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from cli import execution
-from stemma.knowledge import sources
 from stemma.knowledge.embedding import Embedder
 from stemma.knowledge.models import Source
 from stemma.store.database import Database
@@ -22,14 +21,13 @@ NOTES = {
 
 
 @pytest.fixture
-def notes(tmp_path: Path, database: Database, settings: Settings) -> Path:
+def notes(tmp_path: Path, add_source: Callable[[Source], Source]) -> Path:
     """A folder of three documents, registered as the source `notes`."""
     folder = tmp_path / "notes"
     folder.mkdir()
     for name, text in NOTES.items():
         (folder / name).write_text(text)
-    with database.transaction() as connection:
-        sources.register(connection, Source("notes", "folder", (str(folder),)))
+    add_source(Source("notes", "folder", (str(folder),)))
     return folder
 
 

@@ -11,6 +11,8 @@ import pytest
 from cli.execution import Built
 from stemma.errors import StemmaError
 from stemma.knowledge.search import Searcher
+from stemma.ledger.feed import Filter, list_entries
+from stemma.ledger.journal import HISTORIAN
 from stemma.store.database import Database
 from stemma.store.settings import Settings
 
@@ -33,9 +35,14 @@ def test_a_folder_becomes_searchable_with_exact_quotes(
     assert text[hit.citation.start : hit.citation.end] == hit.text
 
 
-def test_an_unchanged_source_rebuilds_nothing_and_keeps_its_versions(notes: Path, build: Build) -> None:
+def test_an_unchanged_source_rebuilds_nothing_and_keeps_its_versions(
+    notes: Path, build: Build, database: Database
+) -> None:
     first = build()
     again = build()
+    with database.snapshot() as connection:
+        (activated,) = list_entries(connection, HISTORIAN, Filter(kind="index.activated")).data
+    assert activated.data["generation"] == first["knowledge/search_index"].metadata["generation"]
     assert again["knowledge/embeddings"].metadata["embedded"] == 0
     assert not any(item.changed for item in again.values())
     assert {key: item.data_version for key, item in again.items()} == {

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from stemma.access.principal import local_principal
 from stemma.errors import Unavailable
 from stemma.knowledge import sources
 from stemma.knowledge.chunking import Chunker, bundled_tokenizer
@@ -29,11 +31,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def source(database: Database, folder: Path) -> Source:
-    source = Source("notes", "folder", (str(folder),))
-    with database.transaction() as connection:
-        sources.register(connection, source)
-    return source
+def source(add_source: Callable[[Source], Source], folder: Path) -> Source:
+    return add_source(Source("notes", "folder", (str(folder),)))
 
 
 def _prose(seed: str) -> str:
@@ -142,13 +141,14 @@ def test_chunks_of_removed_documents_are_retired_and_come_back_with_them(
 
 
 def test_removing_a_source_retires_its_chunks_at_once(
-    database: Database, settings: Settings, folder: Path, source: Source
+    database: Database, settings: Settings, folder: Path, source: Source, commit: Callable[..., Any]
 ) -> None:
     (folder / "a.md").write_text("Frogs")
     sync_documents(database, source, settings)
     sync_chunks(database, source, CHUNKER)
     with database.transaction() as connection:
-        sources.remove(connection, "notes")
+        change = sources.remove(connection, local_principal(), "notes")
+    commit(change)
     assert (_rows(database), len(_rows(database, retired=True)), _problems(database)) == ({}, 1, [])
 
 

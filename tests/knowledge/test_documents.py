@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -35,15 +35,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def source(database: Database, folder: Path) -> Source:
-    return _registered(database, folder)
+def source(add_source: Callable[[Source], Source], folder: Path) -> Source:
+    return add_source(_folder(folder))
 
 
-def _registered(database: Database, folder: Path) -> Source:
-    source = Source("notes", "folder", (str(folder),))
-    with database.transaction() as connection:
-        sources.register(connection, source)
-    return source
+def _folder(path: Path) -> Source:
+    return Source("notes", "folder", (str(path),))
 
 
 def _texts(database: Database, *, removed: bool = False) -> dict[str, str]:
@@ -212,7 +209,7 @@ def _as_nobody() -> Iterator[None]:
 
 
 def test_files_and_folders_without_permission_are_quarantined_and_lose_nothing(
-    database: Database, settings: Settings
+    database: Database, settings: Settings, add_source: Callable[[Source], Source]
 ) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -220,7 +217,7 @@ def test_files_and_folders_without_permission_are_quarantined_and_lose_nothing(
         (folder / "inner").mkdir()
         (folder / "inner" / "b.md").write_text("Newts")
         (folder / "a.md").write_text("Frogs")
-        source = _registered(database, folder)
+        source = add_source(_folder(folder))
         sync_documents(database, source, settings)
         (folder / "inner").chmod(0)
         (folder / "a.md").chmod(0)

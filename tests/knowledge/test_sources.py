@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from stemma.access.permissions import Role
+from stemma.access.principal import Principal
 from stemma.errors import Conflict, InvalidInput, NotFound
 from stemma.knowledge import sources
 from stemma.knowledge.convert import Unreadable
 from stemma.knowledge.models import Source
+from stemma.ledger.feed import Filter, list_entries
+from stemma.ledger.journal import HISTORIAN
 from stemma.store.database import Connection, Database
 from stemma.store.settings import Settings
+
+ADA = Principal("user:ada", Role.OWNER, frozenset({"ingest:*"}))
 
 
 @pytest.fixture
@@ -53,51 +60,75 @@ def test_an_unknown_source_is_answered_with_the_known_names(connection: Connecti
         sources.get(connection, "wiki")
 
 
-def test_a_source_can_be_registered_moved_removed_and_registered_again(connection: Connection, tmp_path: Path) -> None:
+def test_a_source_can_be_registered_moved_removed_and_registered_again(
+    connection: Connection, tmp_path: Path, commit: Callable[..., Any]
+) -> None:
     first, second = tmp_path / "a", tmp_path / "b"
     first.mkdir()
     second.mkdir()
-    sources.register(connection, _folder(first))
-    sources.register(connection, _folder(second))
+    for folder in (first, second):
+        assert commit(sources.register(connection, ADA, _folder(folder))) == _folder(folder)
     assert sources.get(connection, "notes").locations == (str(second),)
-    sources.remove(connection, "notes")
+    assert commit(sources.remove(connection, ADA, "notes")) == _folder(second)
     assert sources.list_sources(connection) == ()
     with pytest.raises(NotFound):
-        sources.remove(connection, "notes")
-    sources.register(connection, _folder(first))
+        sources.remove(connection, ADA, "notes")
+    commit(sources.register(connection, ADA, _folder(first)))
     assert sources.get(connection, "notes").locations == (str(first),)
+    told = list_entries(connection, HISTORIAN, Filter(subject="source/notes", actor=ADA.actor)).data
+    kinds = ["source.registered", "source.removed", "source.registered", "source.registered"]
+    assert [entry.kind for entry in told] == kinds
+    assert told[0].data == {"kind": "folder", "locations": [str(first)]}
+
+
+def test_of_two_changes_at_once_the_second_changes_nothing(
+    connection: Connection, tmp_path: Path, commit: Callable[..., Any]
+) -> None:
+    file = tmp_path / "a.md"
+    file.write_text("# A")
+    folder, files = _folder(tmp_path), Source("notes", "files", (str(file),))
+    late = sources.register(connection, ADA, files)
+    commit(sources.register(connection, ADA, folder))
+    with pytest.raises(Conflict):
+        commit(late)
+    assert sources.get(connection, "notes") == folder
+    late = sources.remove(connection, ADA, "notes")
+    commit(sources.remove(connection, ADA, "notes"))
+    with pytest.raises(Conflict):
+        commit(late)
+    assert len(list_entries(connection, HISTORIAN, Filter(kind="source.")).data) == 2
 
 
 def test_bad_names_are_refused(connection: Connection, tmp_path: Path) -> None:
     for name in ("", "Notes", "../up", "a" * 64, "-x", "a\x00b"):
         with pytest.raises(InvalidInput) as caught:
-            sources.register(connection, Source(name, "folder", (str(tmp_path),)))
+            sources.register(connection, ADA, Source(name, "folder", (str(tmp_path),)))
         assert (caught.value.code, caught.value.field) == ("source_name_invalid", "name")
 
 
 def test_missing_and_relative_locations_are_refused(connection: Connection, tmp_path: Path) -> None:
     for location in (str(tmp_path / "nowhere"), "relative"):
         with pytest.raises(InvalidInput) as caught:
-            sources.register(connection, Source("notes", "folder", (location,)))
+            sources.register(connection, ADA, Source("notes", "folder", (location,)))
         assert caught.value.field == "locations"
     with pytest.raises(InvalidInput):
-        sources.register(connection, Source("notes", "files"))
+        sources.register(connection, ADA, Source("notes", "files"))
 
 
-def test_names_that_are_taken_are_conflicts(connection: Connection, tmp_path: Path) -> None:
+def test_names_that_are_taken_are_conflicts(connection: Connection, tmp_path: Path, commit: Callable[..., Any]) -> None:
     file = tmp_path / "a.md"
     file.write_text("# A")
-    sources.register(connection, _folder(tmp_path))
+    commit(sources.register(connection, ADA, _folder(tmp_path)))
     with pytest.raises(Conflict):
-        sources.register(connection, Source("notes", "files", (str(file),)))
+        sources.register(connection, ADA, Source("notes", "files", (str(file),)))
     with pytest.raises(Conflict):
-        sources.register(connection, Source("inbox", "folder", (str(tmp_path),)))
+        sources.register(connection, ADA, Source("inbox", "folder", (str(tmp_path),)))
 
 
 def test_builtin_sources_cannot_be_removed(connection: Connection, settings: Settings) -> None:
     sources.ensure_builtin(connection, settings)
     with pytest.raises(Conflict):
-        sources.remove(connection, "installed-docs")
+        sources.remove(connection, ADA, "installed-docs")
 
 
 def test_a_folder_is_read_recursively_in_a_fixed_order_without_hidden_and_temporary_files(

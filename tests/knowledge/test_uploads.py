@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stemma.access.principal import local_principal
 from stemma.errors import Conflict, InvalidInput, Unavailable
 from stemma.knowledge.sources import is_passed_over
-from stemma.knowledge.uploads import check_name, store_upload
+from stemma.knowledge.uploads import Upload, check_name, record_upload, store_upload
+from stemma.ledger.entries import draft
 from stemma.store.settings import Settings
 
 
@@ -37,6 +39,10 @@ def test_an_accepted_name_is_one_visible_file_of_the_inbox(name: str) -> None:
     assert Path("/inbox", accepted).parent == Path("/inbox")
     assert not is_passed_over(accepted)
     assert check_name(accepted) == accepted
+    row, transition = record_upload(
+        local_principal(), Upload(accepted, "inbox", accepted, "0" * 64, 1, "created")
+    ).entries
+    assert draft(row).entry.data["meta"]["name"] == draft(transition).entry.data["name"] == accepted
 
 
 def test_two_spellings_of_one_name_are_one_file(studio: Settings) -> None:

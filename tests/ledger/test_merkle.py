@@ -167,6 +167,16 @@ def test_inclusion_is_proved_and_nothing_else_is(leaves: list[bytes], data: st.D
         assert not merkle.verify_inclusion(leaves[index], index, size, broken, expected)
 
 
+@given(trees)
+def test_a_frontier_knows_the_leaves_under_each_of_its_nodes(leaves: list[bytes]) -> None:
+    frontier = merkle.Frontier()
+    for leaf in leaves:
+        frontier.append(leaf)
+    ranges = list(frontier.ranges())
+    assert [naive_root(leaves[start:end]) for start, end in ranges] == frontier.nodes
+    assert [start for start, _ in ranges] + [len(leaves)] == [0] + [end for _, end in ranges]
+
+
 @given(trees, st.data())
 def test_consistency_is_proved_and_nothing_else_is(leaves: list[bytes], data: st.DataObject) -> None:
     new = len(leaves)

@@ -1,0 +1,166 @@
+"""Server-sent events: the one way in which the API streams what is kept with a sequence number.
+
+A stream is a cursor that reads the database again and again; nothing is queued for it. PostgreSQL's NOTIFY only wakes
+it early: one connection per process listens, and a poll stands behind it. A client that resumes with `Last-Event-ID`
+goes on from there. What is streamed belongs to the routes; the format on the wire and the heartbeats are FastAPI's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final, Self, cast
+
+import anyio.to_thread
+import psycopg
+import structlog
+from anyio import CapacityLimiter
+from fastapi import Depends, Header, Request
+from fastapi.sse import ServerSentEvent
+from psycopg import sql
+
+from api.limits import IN_FLIGHT, InFlight
+from stemma.errors import InvalidInput, Unauthenticated, Unavailable
+
+POLL_SECONDS: Final = 2.0
+
+_READERS = 4
+_INT8 = 2**63
+_log = structlog.get_logger("api.streams")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one look at the database gave: events, the position to go on from, and whether more waits already.
+
+    Its size has to be bounded by whoever reads: a stream holds one batch, and the next is read when the client has
+    taken it.
+    """
+
+    events: Sequence[ServerSentEvent]
+    position: int
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """What a notification is about: a channel of the database and the payload."""
+
+    channel: str
+    payload: str
+
+
+class Streams:
+    """The process's streams and the connection that wakes them. Belongs to the event loop's thread."""
+
+    def __init__(self, url: str, *channels: str) -> None:
+        """`url` is the libpq URI of a role that may connect; nothing happens before `async with`."""
+        self._url = url
+        self._channels = channels
+        self._news: dict[Topic, asyncio.Event] = {}
+        self._ended = False
+
+    async def __aenter__(self) -> Self:
+        # Reading for streams never takes more than these threads from the requests.
+        self._readers = CapacityLimiter(_READERS)
+        self._listener = asyncio.create_task(self._listen())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.end()
+        self._listener.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._listener
+
+    def end(self) -> None:
+        """End every stream, and each that is begun from now on; clients resume elsewhere or later."""
+        self._ended = True
+        for topic in list(self._news):
+            self._wake(topic)
+
+    async def follow(self, topic: Topic, position: int, read: Callable[[int], Batch]) -> AsyncIterator[ServerSentEvent]:
+        """Events from `position` on, for ever; `read` runs in a thread, in a snapshot of its own.
+
+        A database that does not answer is waited for: the client sees heartbeats and misses nothing. The stream ends
+        when `read` raises Unauthenticated.
+        """
+        while not self._ended:
+            # Asked for before reading, so that what commits meanwhile is not slept over.
+            news = self._news.setdefault(topic, asyncio.Event())
+            try:
+                batch = await anyio.to_thread.run_sync(read, position, limiter=self._readers)
+            except Unauthenticated:
+                return
+            except (Unavailable, psycopg.OperationalError):
+                batch = Batch((), position, more=False)
+            for event in batch.events:
+                yield event
+            position = batch.position
+            if not batch.more and not self._ended:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(news.wait(), POLL_SECONDS)
+
+    def _wake(self, topic: Topic) -> None:
+        if news := self._news.pop(topic, None):
+            news.set()
+
+    async def _listen(self) -> None:
+        """Hear notifications, and connect again when the database went away; meanwhile the poll serves."""
+        told = False
+        while True:
+            try:
+                async with await psycopg.AsyncConnection.connect(
+                    self._url, autocommit=True, connect_timeout=10, application_name="stemma"
+                ) as connection:
+                    for channel in self._channels:
+                        await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+                    told = False
+                    async for notice in connection.notifies():
+                        self._wake(Topic(notice.channel, notice.payload))
+            except psycopg.Error as error:
+                if not told:
+                    _log.warning("no notifications reach the streams", error=" ".join(str(error).split()))
+                told = True
+            await asyncio.sleep(POLL_SECONDS)
+
+
+def get_streams(request: Request) -> Streams:
+    """The process's streams."""
+    return cast(Streams, request.app.state.streams)
+
+
+async def hold_place(request: Request) -> AsyncIterator[None]:
+    """Hold one of the places for streams until the response has ended; raises TooManyRequests where none is free."""
+    in_flight: InFlight = request.app.state.in_flight
+    with in_flight.slot(IN_FLIGHT["streams"], "streams"):
+        yield
+
+
+def last_event_id(
+    given: Annotated[
+        str | None,
+        Header(alias="Last-Event-ID", description="The `id` of the last event received: the stream goes on after it"),
+    ] = None,
+) -> int | None:
+    """The position from which a client resumes; raises InvalidInput for what no event's id is."""
+    if given is None:
+        return None
+    if not (given.isascii() and given.isdecimal() and len(given) <= 19 and int(given) < _INT8):
+        raise no_event_id()
+    return int(given)
+
+
+def no_event_id() -> InvalidInput:
+    """The error for a position that the stream does not have, which a restored backup can also be the reason of."""
+    return InvalidInput(
+        "last_event_id_invalid",
+        "This is no id of an event of this stream.",
+        field="Last-Event-ID",
+        hint="Send the `id` of the last event that you received, or leave the header out.",
+    )
+
+
+StreamsDep = Annotated[Streams, Depends(get_streams)]
+LastEventIdDep = Annotated[int | None, Depends(last_event_id)]
