@@ -21,10 +21,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from stemma.errors import CheckFailed, InvalidInput, Unavailable
 from stemma.ledger.entries import canonical, format_time
+from stemma.store.files import storage_error
 from stemma.store.keyfiles import keys_folder, locked_keys, write_key
 from stemma.store.settings import Settings
 
 _PRIVATE = "ledger-signing.pem"
+_BEGUN = "ledger-heads-begun"
 _NEXT = "ledger-signing.next.pem"
 _PUBLIC = "ledger-public-keys.json"
 _PEM = re.compile(rb"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----", re.DOTALL)
@@ -156,6 +158,19 @@ def signing_key(settings: Settings) -> SigningKey:
         if not known and not (folder / _PRIVATE).exists():
             return _begin(folder, {}, previous=None)
         return _load(folder, known)
+
+
+def heads_begun(settings: Settings) -> bool:
+    """Whether a head was ever kept: a process can die, or a store be full, between the making of the key and that."""
+    return (keys_folder(settings) / _BEGUN).exists()
+
+
+def note_heads_begun(settings: Settings) -> None:
+    """Say that a head was kept, from which on a store without any lacks them; raises Unavailable as `signing_key`."""
+    try:
+        (keys_folder(settings) / _BEGUN).touch(mode=0o644)
+    except OSError as error:
+        raise storage_error(error) from error
 
 
 def rotate_signing_key(settings: Settings, *, lost: bool = False) -> PublicKey:

@@ -19,7 +19,7 @@ from stemma.errors import CheckFailed, StemmaError
 from stemma.ledger.entries import genesis
 from stemma.ledger.feed import read_tails
 from stemma.ledger.heads import HeadStore, SignedHead, resumable, sign_head
-from stemma.ledger.keys import key_lost, public_keys, signing_key
+from stemma.ledger.keys import heads_begun, key_lost, note_heads_begun, public_keys, signing_key
 from stemma.ledger.merkle import Frontier
 from stemma.store.database import Connection, connect
 from stemma.store.settings import Settings
@@ -125,6 +125,8 @@ class _Session:
             time = max(time, before.head.time + timedelta(microseconds=1))
         signed = sign_head(time, self._trees.frontiers, signing_key(self._settings))
         self._store.write(signed)
+        if not heads_begun(self._settings):
+            note_heads_begun(self._settings)
         self._newest = signed
         # Within one hour the last head says all that those before it said, as long as one key signed them.
         if before is not None and before.key[:13] == signed.key[:13] and before.head.key_id == signed.head.key_id:

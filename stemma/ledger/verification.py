@@ -19,7 +19,7 @@ from stemma.errors import CheckFailed
 from stemma.ledger import receipt_catalog, receipts
 from stemma.ledger.entries import entry_hash, format_time, genesis, recanonicalized
 from stemma.ledger.heads import HeadStore, SignedHead, read_head_file, resumable
-from stemma.ledger.keys import PublicKey, public_keys
+from stemma.ledger.keys import PublicKey, heads_begun, public_keys
 from stemma.ledger.merkle import Frontier
 from stemma.personal.census import Census
 from stemma.personal.fields import MARKER
@@ -192,7 +192,7 @@ def _believed_heads(settings: Settings, head_file: Path | None, findings: _Findi
             if signed.key != name:
                 findings.add("head_forged", f"The head {name} was signed as {signed.key}.")
             found.append(signed)
-    if keys and not found:
+    if keys and not found and heads_begun(settings):
         findings.add("heads_missing", "The store of heads holds none that was signed by this ledger's keys.")
     if head_file is not None:
         kept = read_head_file(head_file)

@@ -16,6 +16,7 @@ import pytest
 from stemma.errors import InvalidInput, NotFound
 from stemma.ledger.entries import Entry, NewEntry, canonical, entry_hash, genesis
 from stemma.ledger.heads import HeadStore
+from stemma.ledger.keys import signing_key
 from stemma.ledger.signer import sign_once
 from stemma.ledger.verification import MAX_FINDINGS, Report
 from stemma.ledger.writer import LedgerWriter
@@ -63,6 +64,15 @@ def test_an_untouched_ledger_is_clean(filled: list[Entry], report: Verify) -> No
 
 
 def test_an_empty_ledger_is_clean(report: Verify) -> None:
+    assert report().clean
+
+
+def test_a_ledger_whose_first_head_is_still_to_come_is_clean(
+    writer: LedgerWriter, new_entry: Callable[..., NewEntry], report: Verify, settings: Settings
+) -> None:
+    """As a process leaves it that dies after it made the key and before it kept a head."""
+    writer.append([new_entry(1)]).result(20)
+    signing_key(settings)
     assert report().clean
 
 
