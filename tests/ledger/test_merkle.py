@@ -167,19 +167,14 @@ def test_inclusion_is_proved_and_nothing_else_is(leaves: list[bytes], data: st.D
         assert not merkle.verify_inclusion(leaves[index], index, size, broken, expected)
 
 
-@given(trees.filter(bool), st.data())
-def test_a_frontier_proves_inclusion_from_one_of_its_subtrees(leaves: list[bytes], data: st.DataObject) -> None:
+@given(trees)
+def test_a_frontier_knows_the_leaves_under_each_of_its_nodes(leaves: list[bytes]) -> None:
     frontier = merkle.Frontier()
     for leaf in leaves:
         frontier.append(leaf)
-    index = data.draw(st.integers(0, len(leaves) - 1))
-    subtree = frontier.subtree(index)
-    assert index in subtree and len(subtree).bit_count() == 1
-    path = frontier.inclusion_proof(index, leaves[subtree.start : subtree.stop])
-    assert path == merkle.inclusion_proof(leaves, index)
-    for outside in (-1, len(leaves)):
-        with pytest.raises(IndexError):
-            frontier.subtree(outside)
+    ranges = list(frontier.ranges())
+    assert [naive_root(leaves[start:end]) for start, end in ranges] == frontier.nodes
+    assert [start for start, _ in ranges] + [len(leaves)] == [0] + [end for _, end in ranges]
 
 
 @given(trees, st.data())
