@@ -16,7 +16,20 @@ from api.access import Authentication
 from api.bodies import JsonGuard
 from api.limits import InFlight, Rates
 from api.middleware import BodyLimit, LoopbackOnly, RequestLog, TextGuard, is_loopback
-from api.routers import API, approvals, audit, documents, health, historian, keys, ledger, search, sources, subjects
+from api.routers import (
+    API,
+    approvals,
+    audit,
+    documents,
+    health,
+    historian,
+    keys,
+    ledger,
+    receipts,
+    search,
+    sources,
+    subjects,
+)
 from api.streams import Streams
 from stemma.errors import InvalidInput
 from stemma.knowledge.search import Searcher
@@ -69,6 +82,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(historian.router)
     app.include_router(historian.streams)
     app.include_router(ledger.router)
+    app.include_router(receipts.router)
     app.include_router(keys.router)
     app.include_router(audit.router)
     app.include_router(subjects.router)

@@ -27,6 +27,7 @@ IN_FLIGHT: Final = {
     "documents": 32,
     "keys": 16,
     "ledger": 16,
+    "receipts": 16,
     "search": 32,
     "streams": 64,
     "subjects": 2,

@@ -4,12 +4,11 @@ Blocking checks on each product stand in `assets/knowledge_checks.py`.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import dagster as dg
 
 from assets.automation import DAILY_FRESHNESS, derived_data
-from assets.failures import RETRY, domain_failures
+from assets.product import product
 from resources.progress import ProgressLog
 from resources.store import StoreResource
 from stemma.knowledge import chunks as chunk_store
@@ -22,14 +21,9 @@ from stemma.knowledge.search import Searcher
 KNOWLEDGE_SOURCES = dg.DynamicPartitionsDefinition(name="knowledge_sources")
 _PREVIEW_ROWS = 10
 _LEAST_GOLDEN_HITS = 8
-_COMMON: dict[str, Any] = {
-    "group_name": "knowledge",
-    "owners": ["team:knowledge"],
-    "retry_policy": RETRY,
-}
 
 
-@dg.asset(
+@product(
     key=["knowledge", "documents"],
     partitions_def=KNOWLEDGE_SOURCES,
     kinds={"python", "postgres"},
@@ -39,16 +33,14 @@ _COMMON: dict[str, Any] = {
         "The text of every document of one source, with headings, pages and character offsets. "
         "Files that cannot be read are set aside with the reason; their last good version stays."
     ),
-    **_COMMON,
 )
 def documents(
     context: dg.AssetExecutionContext, store: StoreResource, progress: dg.ResourceParam[ProgressLog]
 ) -> dg.MaterializeResult[None]:
     """Read one source."""
-    with domain_failures():
-        report = document_store.sync_documents(
-            store.database, _source(context, store), store.settings, progress=progress.reporter(context)
-        )
+    report = document_store.sync_documents(
+        store.database, _source(context, store), store.settings, progress=progress.reporter(context)
+    )
     touched = report.added + report.changed + report.removed
     counted = _counted(report.documents, "document")
     return dg.MaterializeResult(
@@ -70,7 +62,7 @@ def documents(
     )
 
 
-@dg.asset(
+@product(
     key=["knowledge", "chunks"],
     partitions_def=KNOWLEDGE_SOURCES,
     deps=[documents],
@@ -81,19 +73,17 @@ def documents(
         "Spans of the documents, cut at headings and then by word pieces with overlap; "
         "each quotes its document exactly."
     ),
-    **_COMMON,
 )
 def chunks(
     context: dg.AssetExecutionContext, store: StoreResource, progress: dg.ResourceParam[ProgressLog]
 ) -> dg.MaterializeResult[None]:
     """Cut the changed documents of one source."""
-    with domain_failures():
-        report = chunk_store.sync_chunks(
-            store.database,
-            _source(context, store),
-            Chunker.from_settings(store.settings),
-            progress=progress.reporter(context),
-        )
+    report = chunk_store.sync_chunks(
+        store.database,
+        _source(context, store),
+        Chunker.from_settings(store.settings),
+        progress=progress.reporter(context),
+    )
     return dg.MaterializeResult(
         data_version=dg.DataVersion(report.version),
         metadata={
@@ -108,7 +98,7 @@ def chunks(
     )
 
 
-@dg.asset(
+@product(
     key=["knowledge", "embeddings"],
     partitions_def=KNOWLEDGE_SOURCES,
     deps=[chunks],
@@ -116,19 +106,17 @@ def chunks(
     code_version=embedding.VERSION,
     automation_condition=derived_data(),
     description="One unit vector per distinct chunk text and model; only texts never seen before are embedded.",
-    **_COMMON,
 )
 def embeddings(
     context: dg.AssetExecutionContext, store: StoreResource, progress: dg.ResourceParam[ProgressLog]
 ) -> dg.MaterializeResult[None]:
     """Embed the new texts of one source."""
-    with domain_failures():
-        report = embedding.sync_embeddings(
-            store.database,
-            context.partition_key,
-            embedding.load_model(store.settings),
-            progress=progress.reporter(context),
-        )
+    report = embedding.sync_embeddings(
+        store.database,
+        context.partition_key,
+        embedding.load_model(store.settings),
+        progress=progress.reporter(context),
+    )
     return dg.MaterializeResult(
         data_version=dg.DataVersion(report.version),
         metadata={
@@ -144,7 +132,7 @@ def embeddings(
     )
 
 
-@dg.asset(
+@product(
     key=["knowledge", "search_index"],
     deps=[embeddings],
     kinds={"postgres", "tantivy"},
@@ -155,21 +143,19 @@ def embeddings(
         "The generation that search answers from: pgvector HNSW and BM25 over every source. A new one is checked, "
         "then swapped in atomically; the one before stays for `stemma index rollback`."
     ),
-    **_COMMON,
 )
 def search_index(
     context: dg.AssetExecutionContext, store: StoreResource, progress: dg.ResourceParam[ProgressLog]
 ) -> dg.MaterializeResult[None]:
     """Build and activate a generation, or confirm the active one."""
-    with domain_failures():
-        report = generations.build_generation(
-            store.database,
-            store.settings,
-            embedding.load_model(store.settings),
-            progress=progress.reporter(context),
-            golden=_golden_gate(store),
-        )
-        store.record(generations.activated(report, actor="asset:knowledge/search_index"))
+    report = generations.build_generation(
+        store.database,
+        store.settings,
+        embedding.load_model(store.settings),
+        progress=progress.reporter(context),
+        golden=_golden_gate(store),
+    )
+    store.record(generations.activated(report, actor="asset:knowledge/search_index"))
     return dg.MaterializeResult(
         data_version=dg.DataVersion(report.fingerprint),
         metadata={

@@ -43,12 +43,13 @@ def run_demo(settings: Settings, database: Database) -> DemoReport:
         outcome=outcome,
         answers=tuple(answers),
         summary=(
-            f"{len(outcome.built)} materializations, {len(outcome.checks)} checks, {first} of {len(answers)} "
-            f"questions answered by the first hit, {time.monotonic() - started:.1f} s."
+            f"{len(outcome.built)} materializations, {outcome.receipts} receipts, {len(outcome.checks)} checks, "
+            f"{first} of {len(answers)} questions answered by the first hit, {time.monotonic() - started:.1f} s."
         ),
         where_to_look=(
             ("ask the index", f'.venv/bin/stemma search "{answers[0].question}"' if answers else "stemma search"),
             ("see how everything stands", ".venv/bin/stemma status"),
+            ("trace the index to its sources", ".venv/bin/stemma receipt show knowledge/search_index"),
             ("serve the API and the Dagster UI", "make up"),
         ),
     )

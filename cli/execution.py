@@ -22,9 +22,12 @@ from assets.failures import domain_error
 from assets.knowledge import KNOWLEDGE_SOURCES
 from cli.output import err, say
 from resources.instance import open_instance, process_tag
+from resources.materializations import ACTOR_TAG, issue_receipts
 from resources.progress import ProgressLog, now_and_then
+from stemma.access.principal import local_principal
 from stemma.errors import CheckFailed, InvalidInput, NotFound, StemmaError
 from stemma.knowledge import sources
+from stemma.ledger.receipts import require_none_refused
 from stemma.progress import Progress as Step
 from stemma.progress import ReportProgress
 from stemma.store.database import Database
@@ -63,10 +66,11 @@ class CheckOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """All that a command materialized and checked."""
+    """All that a command materialized and checked; `receipts` counts those that were written with it."""
 
     built: tuple[Built, ...]
     checks: tuple[CheckOutcome, ...]
+    receipts: int
     seconds: float
 
 
@@ -176,28 +180,49 @@ def _bars() -> Iterator[Progress]:
 
 
 def materialize(settings: Settings, database: Database, selection: str, partition: str | None = None) -> Outcome:
-    """Materialize a selection with its checks; raises CheckFailed or the step's own error when a run fails."""
+    """Materialize a selection with its checks and write the receipts.
+
+    Raises the step's own error when a run fails, and CheckFailed; what was materialized until then has its receipts.
+    """
     logging.getLogger("dagster").setLevel(logging.ERROR)
     started = time.monotonic()
-    built: list[Built] = []
-    checks: list[CheckOutcome] = []
     with open_instance(settings, database.urls) as instance, _bars() as bars:
         prepare_partitions(instance, database)
         graph = definitions.build_defs({"progress": DisplayedProgress(bars)})
-        for run in plan(graph, instance, selection, partition):
-            title = run.assets[0].to_user_string() if len(run.assets) == 1 else run.assets[0].path[0]
-            label = f"{title} {run.partition}" if run.partition else title
-            bar = bars.add_task(label, total=None)
-            result = _execute(graph, instance, run)
-            bars.remove_task(bar)
-            built += _built(result, run)
-            checks += _checks(result)
-            for item in built[-len(run.assets) :]:
-                err.print(f"[green]✓[/] {item.asset} {item.partition or ''} [dim]{item.seconds:.1f} s[/]")
+        try:
+            built, checks = _execute_all(graph, instance, plan(graph, instance, selection, partition), bars)
+        except StemmaError:
+            # The error counts; receipts that cannot be written now are written by whatever runs next.
+            with contextlib.suppress(StemmaError):
+                issue_receipts(instance, database, settings)
+            raise
+        issued = issue_receipts(instance, database, settings)
+    require_none_refused(issued)
     failed = [check for check in checks if not check.passed]
     if failed:
         raise CheckFailed("check_failed", f"{failed[0].asset}: {failed[0].check}: {failed[0].description}")
-    return Outcome(tuple(built), tuple(checks), time.monotonic() - started)
+    return Outcome(tuple(built), tuple(checks), issued.written, time.monotonic() - started)
+
+
+def _execute_all(
+    graph: dg.Definitions,
+    instance: dg.DagsterInstance,
+    runs: Sequence[PlannedRun],
+    bars: Progress,
+) -> tuple[list[Built], list[CheckOutcome]]:
+    built: list[Built] = []
+    checks: list[CheckOutcome] = []
+    for run in runs:
+        title = run.assets[0].to_user_string() if len(run.assets) == 1 else run.assets[0].path[0]
+        label = f"{title} {run.partition}" if run.partition else title
+        bar = bars.add_task(label, total=None)
+        result = _execute(graph, instance, run)
+        bars.remove_task(bar)
+        built += _built(result, run)
+        checks += _checks(result)
+        for item in built[-len(run.assets) :]:
+            err.print(f"[green]✓[/] {item.asset} {item.partition or ''} [dim]{item.seconds:.1f} s[/]")
+    return built, checks
 
 
 def _execute(graph: dg.Definitions, instance: dg.DagsterInstance, run: PlannedRun) -> dg.ExecuteInProcessResult:
@@ -207,7 +232,7 @@ def _execute(graph: dg.Definitions, instance: dg.DagsterInstance, run: PlannedRu
             instance=instance,
             asset_selection=list(run.assets),
             partition_key=run.partition,
-            tags=process_tag(),
+            tags={**process_tag(), ACTOR_TAG: local_principal().actor},
             raise_on_error=False,
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         )

@@ -105,7 +105,10 @@ def print_outcome(outcome: Any) -> None:
     ]
     print_table("Built", ("asset", "partition", "what", "seconds", ""), rows, empty="Nothing matched.")
     passed = sum(check.passed for check in outcome.checks)
-    out.print(f"{passed} of {len(outcome.checks)} checks passed, {outcome.seconds:.1f} s in all.")
+    out.print(
+        f"{passed} of {len(outcome.checks)} checks passed, {outcome.receipts} receipts written, "
+        f"{outcome.seconds:.1f} s in all."
+    )
 
 
 def _counts(metadata: dict[str, Any]) -> str:

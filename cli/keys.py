@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -12,7 +13,7 @@ import typer
 
 from cli.output import Json, plain, print_json, print_table, say
 from cli.session import open_studio
-from stemma.errors import InvalidInput
+from stemma.errors import InvalidInput, NotFound
 from stemma.store.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -109,6 +110,20 @@ def revoke(
     else:
         for key in revoked:
             say(f"Revoked {key.name} ({key.id}).")
+
+
+@app.command()
+def public(as_json: Json = False) -> None:
+    """Print the public keys that signed heads and receipts, oldest first, as PEM to give away."""
+    from stemma.ledger.keys import public_keys
+
+    keys = public_keys(load_settings())
+    if not keys:
+        raise NotFound("no_public_key", "There is no key yet.", hint="One is made when the ledger is first signed.")
+    if as_json:
+        print_json([{"key_id": key.key_id, "created_at": key.created_at, "pem": key.pem} for key in keys.values()])
+    else:
+        sys.stdout.write("".join(key.pem for key in keys.values()))
 
 
 @app.command("rotate-signing")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +14,7 @@ from stemma.errors import CheckFailed
 from stemma.store.settings import load_settings
 
 if TYPE_CHECKING:
+    from resources.event_log import Unreceipted
     from stemma.ledger.verification import Report
 
 
@@ -26,7 +29,9 @@ def verify(
     deep: Annotated[bool, typer.Option("--deep", help="Also make every canonical form anew.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Verify the ledger and name whatever was tampered with; ends with 6 when something was."""
+    """Verify the ledger and name what was tampered with or has no receipt; ends with 6 when there is something."""
+    from resources import event_log
+    from stemma.ledger.receipts import CHAIN
     from stemma.ledger.verification import verify as verify_ledger
     from stemma.store import migrations
     from stemma.store.database import Database
@@ -35,6 +40,8 @@ def verify(
     with Database.open(settings) as database:
         migrations.upgrade(database.urls.owner)
         report = verify_ledger(database, settings, chain=chain, head_file=head, deep=deep)
+        missing = event_log.without_receipt(database) if chain in (None, CHAIN) else []
+    report = _with_missing(report, missing)
     if as_json:
         print_json(report)
     else:
@@ -43,7 +50,28 @@ def verify(
         raise typer.Exit(CheckFailed.exit_code)
     if not report.clean:
         count = len(report.findings) + report.omitted
-        raise CheckFailed("ledger_tampered", f"The ledger is not what was appended and signed: findings: {count:,}.")
+        raise CheckFailed("ledger_tampered", _verdict(report, count))
+
+
+def _verdict(report: Report, count: int) -> str:
+    if all(finding.code == "receipt_missing" for finding in report.findings):
+        return f"The ledger is whole, but materializations have no receipt: {count:,}."
+    return f"The ledger is not what was appended and signed: findings: {count:,}."
+
+
+def _with_missing(report: Report, missing: Sequence[Unreceipted]) -> Report:
+    """The report with the materializations that nobody wrote a receipt of."""
+    from stemma.ledger.receipts import CHAIN
+    from stemma.ledger.verification import MAX_FINDINGS, Finding
+
+    room = MAX_FINDINGS - len(report.findings)
+    named = tuple(Finding("receipt_missing", f"{item}.", CHAIN) for item in missing[:room])
+    return dataclasses.replace(
+        report,
+        clean=report.clean and not missing,
+        findings=report.findings + named,
+        omitted=report.omitted + len(missing) - len(named),
+    )
 
 
 def _show(report: Report) -> None:

@@ -12,6 +12,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -29,9 +31,11 @@ from stemma.knowledge.embedding import Embedder, load_model
 from stemma.knowledge.models import Source
 from stemma.knowledge.onnx_query import export_query_encoder, query_encoder_folder
 from stemma.ledger.change import Change
+from stemma.ledger.receipts import Materialization
 from stemma.ledger.service import Ledger
 from stemma.store import embedded, migrations
 from stemma.store.database import Database, DatabaseUrls
+from stemma.store.outputs import Artifact
 from stemma.store.settings import Settings
 
 _TEMPLATE = "stemma_test_template"
@@ -145,6 +149,12 @@ def settings(
     urls = new_database()
     home = tmp_path / "home"
     home.mkdir()
+    _put_into_environment(monkeypatch, home, urls)
+    yield Settings()
+    drop_database(urls)
+
+
+def _put_into_environment(environment: pytest.MonkeyPatch, home: Path, urls: DatabaseUrls) -> None:
     values = {
         "STEMMA_HOME": str(home),
         "STEMMA_DATABASE_URL": urls.app,
@@ -152,8 +162,22 @@ def settings(
         "STEMMA_DAGSTER_DATABASE_URL": urls.dagster,
     }
     for name, value in values.items():
-        monkeypatch.setenv(name, value)
-    yield Settings()
+        environment.setenv(name, value)
+
+
+@pytest.fixture(scope="module")
+def studio(
+    new_home: Callable[[], Path],
+    new_database: Callable[[], DatabaseUrls],
+    drop_database: Callable[[DatabaseUrls], None],
+) -> Iterator[tuple[Settings, Database]]:
+    """Settings (in the environment, too) and database that the tests of a module share: Dagster's tables take time."""
+    urls, home = new_database(), new_home()
+    with pytest.MonkeyPatch.context() as environment:
+        _put_into_environment(environment, home, urls)
+        settings = Settings()
+        with Database.open(settings) as database:
+            yield settings, database
     drop_database(urls)
 
 
@@ -283,3 +307,31 @@ def equip(minilm: Embedder, exported: Callable[[Embedder], Path]) -> Callable[[S
         return embedder
 
     return give
+
+
+@pytest.fixture(scope="session")
+def new_materialization() -> Callable[..., Materialization]:
+    """Make the materialization of an asset by a run; fields by name replace those it makes up."""
+
+    def make(asset: str, run: str, event: int = 1, **fields: Any) -> Materialization:
+        known: dict[str, Any] = {
+            "event": event,
+            "at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+            "asset": asset,
+            "partition": None,
+            "run_id": run,
+            "data_version": "v1",
+            "code_version": "1",
+            "commit": "c0ffee",
+            "inputs": (),
+            "sources": (),
+            "artifacts": (Artifact(f"made/{asset}", "text/plain", sha256(asset.encode()).hexdigest(), 7),),
+            "started_at": datetime(2026, 1, 2, 3, 4, 4, tzinfo=UTC),
+            "seconds": 0.75,
+            "cpu_seconds": 0.5,
+            "cost_usd": 0.0,
+            "actor": "schedule:nightly",
+        }
+        return Materialization(**known | fields)
+
+    return make

@@ -1,4 +1,4 @@
-"""Personal data: which key of which subject lives; the keys themselves are files (docs/decisions/0016)."""
+"""Personal data: which key of which subject lives; the keys themselves are files (docs/decisions/0012)."""
 
 from alembic import op
 

@@ -19,6 +19,7 @@ from stemma.knowledge.documents import source_lock
 from stemma.knowledge.models import Chunk, ConvertedDocument, Heading, Source
 from stemma.progress import Progress, ReportProgress
 from stemma.store.database import Connection, Database
+from stemma.store.outputs import Listing, record
 
 
 @dataclass(slots=True)
@@ -169,19 +170,23 @@ def _store(
 def _summarize(connection: Connection, source: str, chunker: Chunker, report: ChunksReport) -> None:
     digest = hashlib.sha256(chunker.version.encode())
     rows = connection.execute(
-        "SELECT d.uri, c.ordinal, c.embed_sha256, c.start_offset, c.document_sha256, c.token_count"
+        "SELECT d.uri, c.ordinal, c.embed_sha256, c.start_offset, c.document_sha256, c.token_count, c.end_offset,"
+        " c.page_first, c.page_last"
         " FROM chunks c JOIN documents d ON d.id = c.document_id"
         ' WHERE d.source = %s AND NOT c.retired ORDER BY d.uri COLLATE "C", c.ordinal',
         (source,),
     )
     last = None
-    for uri, ordinal, embed_sha256, start, document_sha256, tokens in rows:
+    listing = Listing()
+    for uri, ordinal, embed_sha256, start, document_sha256, tokens, end, *pages in rows:
         digest.update(f"{uri}\n{ordinal}\n{start}\n".encode() + bytes(embed_sha256) + bytes(document_sha256))
+        listing.add(uri, ordinal, start, end, *pages, tokens, embed_sha256.hex(), document_sha256.hex())
         report.documents += uri != last
         report.chunks += 1
         report.tokens += tokens
         last = uri
     report.version = digest.hexdigest()
+    record(listing.artifact(f"chunks/{source}"))
 
 
 def _with_chunks(connection: Connection, source: str | None) -> Iterator[tuple[str, str, bytes, list[tuple[Any, ...]]]]:

@@ -23,6 +23,7 @@ from stemma.knowledge.models import ConvertedDocument, Source
 from stemma.knowledge.sources import Item, read_items
 from stemma.progress import Progress, ReportProgress
 from stemma.store.database import Connection, Database
+from stemma.store.outputs import Listing, record, record_read
 from stemma.store.settings import Settings
 
 
@@ -243,16 +244,22 @@ def _mark_removed(connection: Connection, source: str, uris: list[str]) -> int:
 
 def _summarize(connection: Connection, source: str, report: DocumentsReport) -> None:
     digest = hashlib.sha256()
+    as_read, as_written = Listing(), Listing()
     rows = connection.execute(
-        "SELECT uri, text_sha256, title, converter, length(text) FROM documents"
+        "SELECT uri, text_sha256, title, converter, length(text), content_sha256, byte_size, media_type,"
+        " sha256(convert_to(headings::text || page_starts::text, 'UTF8')) FROM documents"
         ' WHERE source = %s AND NOT removed ORDER BY uri COLLATE "C"',
         (source,),
     )
-    for uri, text_sha256, title, converter, characters in rows:
+    for uri, text_sha256, title, converter, characters, content_sha256, size, media_type, structure in rows:
         digest.update(json.dumps([uri, text_sha256.hex(), title, converter]).encode())
+        as_read.add(uri, content_sha256.hex(), size)
+        as_written.add(uri, title, media_type, converter, text_sha256.hex(), structure.hex())
         report.documents += 1
         report.characters += characters
     report.version = digest.hexdigest()
+    record_read(as_read.artifact(f"source/{source}"))
+    record(as_written.artifact(f"documents/{source}"))
 
 
 def reconcile_documents(connection: Connection, source: str | None = None) -> list[str]:

@@ -26,6 +26,7 @@ from psycopg.types.json import Jsonb
 from stemma.errors import CheckFailed, InvalidInput, Unavailable
 from stemma.progress import Progress, ReportProgress
 from stemma.store.database import Connection, Database
+from stemma.store.outputs import Listing, record
 from stemma.store.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -308,6 +309,7 @@ def sync_embeddings(
         _embed(database, embedder, plan.missing, progress)
     with database.transaction() as connection:
         deleted = prune_cache(connection)
+        _record(connection, source, embedder.key)
     return EmbeddingsReport(
         model_key=embedder.key,
         chunks=plan.chunks,
@@ -356,6 +358,21 @@ def _plan(connection: Connection, source: str | None, model_key: str) -> _Plan:
     # Neighbours of like length waste no padding; the longest first make the estimated end an upper bound.
     missing.sort(key=lambda text: (-text.tokens, text.chunk_id))
     return _Plan(sum(row[3] for row in rows), len(rows), missing, version.hexdigest())
+
+
+def _record(connection: Connection, source: str | None, model_key: str) -> None:
+    listing = Listing()
+    rows = connection.execute(
+        f"""
+        SELECT encode(t.embed_sha256, 'hex'), encode(sha256(vector_send(e.embedding)), 'hex')
+        FROM ({_CURRENT_TEXTS}) t JOIN embedding_cache e ON e.text_sha256 = t.embed_sha256
+        WHERE e.model_key = %(key)s ORDER BY t.embed_sha256
+        """,
+        {"source": source, "key": model_key},
+    )
+    for text_sha256, vector_sha256 in rows:
+        listing.add(text_sha256, vector_sha256)
+    record(listing.artifact(f"embeddings/{source or 'all'}/{model_key}"))
 
 
 def _embed(database: Database, embedder: Embedder, missing: list[_Text], progress: ReportProgress | None) -> None:

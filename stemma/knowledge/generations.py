@@ -34,6 +34,7 @@ from stemma.ledger.entries import NewEntry
 from stemma.ledger.journal import audited, transition
 from stemma.progress import Progress, ReportProgress
 from stemma.store.database import Connection, Database
+from stemma.store.outputs import Listing, folder_artifact, record
 from stemma.store.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -198,6 +199,7 @@ def build_generation(
         current = active(connection)
         if current is not None and _is_served(connection, settings, current, embedder.key):
             purged = _purge(connection, settings)
+            _record(connection, settings, current)
             return _report(connection, current, seconds=time.monotonic() - started, purged=purged)
         generation_id = _begin(connection, embedder)
         try:
@@ -220,7 +222,22 @@ def build_generation(
         purged = _purge(connection, settings)
         new = active(connection)
         assert new is not None
+        _record(connection, settings, new)
         return _report(connection, new, built=built, seconds=time.monotonic() - started, purged=purged)
+
+
+def _record(connection: Connection, settings: Settings, generation: Generation) -> None:
+    listing = Listing()
+    rows = connection.execute(
+        sql.SQL("""
+            SELECT chunk_id, encode(text_sha256, 'hex'), encode(sha256(vector_send(embedding)), 'hex')
+            FROM {} WHERE {} ORDER BY chunk_id
+        """).format(generation.table, generation.visible)
+    )
+    for row in rows:
+        listing.add(*row)
+    record(listing.artifact(f"vectors/{generation.id}"))
+    record(folder_artifact(lexical_root(settings) / generation.lexical_dir, f"lexical/{generation.lexical_dir}"))
 
 
 def rollback(database: Database) -> GenerationReport:

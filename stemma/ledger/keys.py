@@ -10,15 +10,16 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from stemma.errors import CheckFailed, Unavailable
+from stemma.errors import CheckFailed, InvalidInput, Unavailable
 from stemma.ledger.entries import canonical, format_time
 from stemma.store.keyfiles import keys_folder, locked_keys, write_key
 from stemma.store.settings import Settings
@@ -26,6 +27,7 @@ from stemma.store.settings import Settings
 _PRIVATE = "ledger-signing.pem"
 _NEXT = "ledger-signing.next.pem"
 _PUBLIC = "ledger-public-keys.json"
+_PEM = re.compile(rb"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,12 @@ class PublicKey:
         except (InvalidSignature, ValueError):
             return False
         return True
+
+    @property
+    def pem(self) -> str:
+        """The key as PEM (SubjectPublicKeyInfo, RFC 8410), to be given away."""
+        key = Ed25519PublicKey.from_public_bytes(base64.b64decode(self.public))
+        return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
 
     @property
     def endorsed(self) -> bytes:
@@ -88,6 +96,31 @@ def public_keys(settings: Settings) -> dict[str, PublicKey]:
             known[key.key_id] = key
     except (ValueError, TypeError, KeyError) as error:
         raise _broken_history("it cannot be read") from error
+    return known
+
+
+def read_public_keys(data: bytes) -> dict[str, PublicKey]:
+    """The Ed25519 keys of a PEM file, which may hold several, by their ids.
+
+    Raises InvalidInput with code `public_key_unreadable`. Who vouches for a key does not stand in such a file.
+    """
+    known = {}
+    try:
+        for block in _PEM.findall(data):
+            key = serialization.load_pem_public_key(block)
+            if not isinstance(key, Ed25519PublicKey):
+                raise ValueError("no Ed25519 key")
+            raw = key.public_bytes_raw()
+            known[_key_id(raw)] = PublicKey(_key_id(raw), base64.b64encode(raw).decode(), "", None, None)
+        if not known:
+            raise ValueError("no key at all")
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise InvalidInput(
+            "public_key_unreadable",
+            "This is no PEM file of Ed25519 public keys.",
+            field="--key",
+            hint="`stemma keys public` prints the studio's.",
+        ) from error
     return known
 
 

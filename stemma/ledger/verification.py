@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from stemma.errors import CheckFailed
+from stemma.ledger import receipt_catalog, receipts
 from stemma.ledger.entries import entry_hash, format_time, genesis, recanonicalized
 from stemma.ledger.heads import HeadStore, SignedHead, read_head_file, resumable
 from stemma.ledger.keys import PublicKey, public_keys
@@ -38,6 +39,8 @@ Code = Literal[
     "entry_missing",
     "seq_duplicate",
     "column_edited",
+    "receipt_moved",
+    "receipt_missing",
     "body_unreadable",
     "not_canonical",
     "tail_missing",
@@ -146,6 +149,9 @@ def verify(
     with database.snapshot() as connection:
         chains = list(_chains(connection, chain, witnesses, findings, census, deep=deep))
         erased = _settled(census, connection, settings, findings)
+        if chain in (None, receipts.CHAIN):
+            for found in receipt_catalog.misplaced(connection):
+                findings.add("receipt_moved", found.message, receipts.CHAIN, found.seq)
     for name in sorted(witnesses.keys() - {report.chain for report in chains}):
         last = max(witnesses[name], key=lambda witness: witness.size)
         when = format_time(last.at)

@@ -23,6 +23,7 @@ from typing import IO, Any, BinaryIO, Self, cast
 from upath import UPath
 
 from stemma.errors import Conflict, InvalidInput, NotFound, Unavailable
+from stemma.store.outputs import record_file
 from stemma.store.settings import Settings
 
 _BLOCK = 1 << 20
@@ -102,6 +103,16 @@ def _storage_errors() -> Iterator[None]:
         yield
     except OSError as error:
         raise storage_error(error) from error
+
+
+def read_local(path: Path) -> bytes:
+    """The bytes of a file that a user named; raises NotFound, and Unavailable where it cannot be read."""
+    try:
+        return path.expanduser().read_bytes()
+    except FileNotFoundError as error:
+        raise NotFound("file_not_found", f"There is no file {path}.") from error
+    except OSError as error:
+        raise Unavailable("file_unreadable", f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 class Staged:
@@ -253,10 +264,17 @@ class FileStore:
         segments = check_key(key)
         stream = io.BytesIO(data) if isinstance(data, bytes) else data
         if self._folder is None:
-            return self._write_remote(key, stream)
+            written = self._write_remote(key, stream)
+        else:
+            written = self._write_local(key, self._folder.joinpath(*segments), stream)
+        record_file(written.key, written.sha256, written.size)
+        return written
+
+    def _write_local(self, key: str, final: Path, stream: BinaryIO) -> WrittenFile:
+        assert self._folder is not None
         with staged(self._folder) as file:
             _copy(stream, file)
-            file.replace(self._folder.joinpath(*segments))
+            file.replace(final)
             return WrittenFile(key, file.sha256, file.size)
 
     def _write_remote(self, key: str, stream: BinaryIO) -> WrittenFile:

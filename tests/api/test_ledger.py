@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from api.app import create_app
 from stemma.access.permissions import Role
-from stemma.knowledge.embedding import Embedder
+from stemma.knowledge import sources
+from stemma.knowledge.embedding import Embedder, sync_embeddings
 from stemma.knowledge.generations import build_generation
 from stemma.ledger.entries import Entry, NewEntry
 from stemma.ledger.heads import parse_head
@@ -161,7 +162,11 @@ def test_appends_go_on_and_it_stays_ready_when_no_head_can_be_written(
     tmp_path: Path,
     wait_until: Callable[..., None],
 ) -> None:
-    build_generation(database, settings, equip(settings))
+    embedder = equip(settings)
+    with database.transaction() as connection:
+        sources.ensure_builtin(connection, settings)
+    sync_embeddings(database, sources.INBOX_NAME, embedder)
+    build_generation(database, settings, embedder)
     full = tmp_path / "heads"
     full.write_text("a file where the folder should be")
     at_full = settings.model_copy(update={"ledger_heads_url": str(full)})

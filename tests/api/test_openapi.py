@@ -56,6 +56,7 @@ def test_good_answers_match_their_schema(reader: httpx.Client) -> None:
         ("/api/v1/sources", "/api/v1/sources"),
         ("/api/v1/quarantine", "/api/v1/quarantine"),
         ("/api/v1/approvals", "/api/v1/approvals"),
+        ("/api/v1/receipts", "/api/v1/receipts"),
     ]:
         response = reader.get(address)
         assert response.status_code == 200
