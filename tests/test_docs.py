@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import pytest
 import typer.main
 
+from stemma.access.permissions import PERMISSIONS, Role
 from stemma.store.settings import REPOSITORY, Settings
 
 DOCS = sorted([REPOSITORY / "README.md", *REPOSITORY.glob("docs/**/*.md")])
@@ -51,6 +53,18 @@ def test_commands_in_the_docs_exist(page) -> None:
         options = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
         used = {word.split("=")[0] for word in words if word.startswith("-")}
         assert used <= options | {"--help"}, f"{page.name}: stemma {line}"
+
+
+def test_the_table_of_roles_is_the_one_that_counts() -> None:
+    page = (REPOSITORY / "docs" / "SECURITY.md").read_text()
+    lines = page[page.index("| permission |") :].splitlines()
+    roles = [cell.strip() for cell in lines[0].strip("|").split("|")][1:]
+    told = {}
+    for line in itertools.takewhile(lambda line: line.startswith("| `"), lines[2:]):
+        permission, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        told[permission.strip("`")] = {role for role, cell in zip(roles, cells, strict=True) if cell == "yes"}
+    assert told == {permission: set(map(str, roles)) for permission, roles in PERMISSIONS.items()}
+    assert roles == list(Role)
 
 
 def test_make_targets_in_the_docs_exist() -> None:

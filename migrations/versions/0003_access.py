@@ -36,9 +36,10 @@ def upgrade() -> None:
         CREATE INDEX signature_nonces_expiry ON signature_nonces (expires_at);
         COMMENT ON TABLE signature_nonces IS 'What was signed once is not taken again while its signature is in time';
 
+        -- PostgreSQL cannot read JSON that holds U+0000; one such entry would make the whole view unreadable.
         CREATE VIEW audit AS
             SELECT seq, created_at AS ts, actor, kind AS action, subject AS resource,
-                convert_from(body, 'UTF8')::json #> '{data,meta}' AS meta
+                replace(convert_from(body, 'UTF8'), '\\u0000', '\\ufffd')::json #> '{data,meta}' AS meta
             FROM ledger WHERE chain = 'audit';
         COMMENT ON VIEW audit IS 'The ledger''s chain of that name: who did what, with which result';
     """)

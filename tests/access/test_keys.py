@@ -22,6 +22,7 @@ from stemma.access.permissions import PERMISSIONS, SCOPES, Role, covers, permiss
 from stemma.access.principal import Principal, local_principal
 from stemma.access.tokens import parse_key
 from stemma.errors import Conflict, Forbidden, InvalidInput, NotFound, StemmaError, Unauthenticated, Unavailable
+from stemma.ledger.journal import audited
 from stemma.ledger.service import Ledger
 from stemma.redaction.engine import redact
 from stemma.store.database import Database
@@ -240,6 +241,14 @@ def test_each_change_is_on_the_audit_chain_and_in_the_historian(
     with database.snapshot() as connection:
         kinds = connection.execute("SELECT kind FROM ledger WHERE chain = 'historian' ORDER BY seq").fetchall()
     assert kinds == [("key.created",), ("key.rotated",), ("key.revoked",)]
+
+
+def test_the_audit_is_read_whatever_an_entry_holds(settings: Settings, database: Database) -> None:
+    held = {"nul": "a\0b", "written out": "\\u0000", "quote": '"', "deep": {"list": [1, None, "é"]}}
+    with Ledger(database.urls, settings) as ledger:
+        ledger.append(audited(local_principal(), "test.done", resource="r", meta=held)).result(20)
+    (row,) = database.read(list_audit).data
+    assert row.meta == held | {"nul": "a\ufffdb", "written out": "\\ufffd"}
 
 
 def test_the_last_use_is_written_once_a_minute(settings: Settings, database: Database, issue: Issue) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from stemma.access.permissions import Role
 from stemma.access.principal import Principal
 from stemma.store.database import Database
 from stemma.store.logs import configure_logging
-from stemma.store.settings import Settings
+from stemma.store.settings import REPOSITORY, Settings
 
 KEYS, AUDIT = "/api/v1/keys", "/api/v1/audit"
 VIEWER = {"name": "ci", "role": "Viewer", "scopes": ["search:*"]}
@@ -283,3 +284,14 @@ def test_protected_routes_declare_what_they_take(visitor: httpx.Client) -> None:
             assert ("security" in operation) == protected
             assert not protected or {"401", "403", "429"} <= set(operation["responses"])
     assert document["paths"]["/api/v1/search"]["get"]["security"][0] == {"key": ["search:read"]}
+
+
+def test_the_readme_s_requests_work_as_they_are_written(reader: httpx.Client) -> None:
+    page = (REPOSITORY / "README.md").read_text()
+    lines = [line for line in page.splitlines() if line.startswith("curl ")]
+    assert len(lines) >= 2
+    for line in lines:
+        written = re.fullmatch(r"""curl -s -H "Authorization: Bearer \$KEY" 'http://127.0.0.1:8400(/[^']+)'""", line)
+        assert written is not None, line
+        # The library here is smaller than what the README speaks of: an offset may be beyond its end.
+        assert reader.get(written[1]).status_code in (200, 422)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,7 +25,7 @@ from stemma.access.signatures import SignedRequest, authenticate_signed
 from stemma.errors import Unauthenticated
 from stemma.ledger.service import Ledger
 from stemma.store.database import Database, DatabaseUrls
-from stemma.store.settings import Settings
+from stemma.store.settings import REPOSITORY, Settings
 
 OWN = "/api/v1/keys/me"
 DOCUMENTS = "/api/v1/documents"
@@ -244,6 +245,21 @@ def test_a_revoked_key_signs_nothing_any_more(
     with Ledger(database.urls, settings) as ledger:
         ledger.commit(change).result(20)
     assert code(api.send(sign(api.build_request("GET", OWN), issued))) == (401, "key_revoked")
+
+
+def test_the_example_in_the_docs_signs(api: httpx.Client, issued: IssuedKey) -> None:
+    page = (REPOSITORY / "docs" / "SECURITY.md").read_text()
+    example: dict[str, Any] = {}
+    (source,) = [
+        block for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL) if "signed_headers" in block
+    ]
+    exec(source, example)
+    body = b'{"name": "ci", "role": "Viewer", "scopes": ["search:*"]}'
+    for method, path, sent, status in (("GET", OWN, b"", 200), ("POST", "/api/v1/keys", body, 201)):
+        url = str(api.base_url.join(path))
+        headers = example["signed_headers"](method, url, sent, issued.api_key.id, issued.signing_secret)
+        answer = api.request(method, url, content=sent, headers={**headers, "Content-Type": "application/json"})
+        assert answer.status_code == status
 
 
 @given(st.text(st.characters(max_codepoint=255)), st.text(st.characters(max_codepoint=255)))

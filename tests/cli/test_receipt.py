@@ -14,7 +14,9 @@ import pytest
 
 from cli import execution
 from cli.execution import Outcome
+from cli.session import commit
 from resources.instance import open_instance
+from stemma.access.principal import local_principal
 from stemma.knowledge import sources
 from stemma.knowledge.models import Source
 from stemma.store.database import Database, connect
@@ -37,8 +39,8 @@ def chunked(studio: tuple[Settings, Database], write_notes: Callable[[Path], Pat
     """The chunks of three notes, with their receipts."""
     settings, database = studio
     folder = write_notes(settings.home / "notes")
-    with database.transaction() as connection:
-        sources.register(connection, Source("notes", "folder", (str(folder),)))
+    source = Source("notes", "folder", (str(folder),))
+    commit(settings, database, lambda connection: sources.register(connection, local_principal(), source))
     execution.materialize(settings, database, "knowledge/documents", "notes")
     return execution.materialize(settings, database, "knowledge/chunks", "notes")
 

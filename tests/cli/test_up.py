@@ -143,6 +143,7 @@ def up(
 def test_every_url_that_is_printed_answers(up: Up) -> None:
     urls = re.findall(r"http://\S+", up.log.read_text())
     assert len(urls) == 3
+    assert "stemma keys create --name" in up.log.read_text()
     for url in urls:
         assert up.api.get(url).status_code == 200
     ready = up.api.get("/readyz").json()
