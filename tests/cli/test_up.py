@@ -22,8 +22,10 @@ import pytest
 from stemma import processes
 from stemma.access.keys import IssuedKey
 from stemma.knowledge.embedding import Embedder
+from stemma.ledger.feed import Filter, list_entries
+from stemma.ledger.journal import HISTORIAN
 from stemma.store import embedded
-from stemma.store.database import resolve_urls
+from stemma.store.database import Database, resolve_urls
 from stemma.store.settings import REPOSITORY, Settings
 
 Stemma = Callable[..., Any]
@@ -228,3 +230,6 @@ def test_ctrl_c_ends_everything_and_leaves_no_process(up: Up) -> None:
     assert up.process.wait(30) == 0, up.log.read_text()
     assert _belonging_to(up.settings.home) == []
     assert "error" not in up.log.read_text()
+    with Database.open(up.settings) as database, database.snapshot() as connection:
+        told = list_entries(connection, HISTORIAN, Filter(kind="studio.")).data
+    assert [entry.kind for entry in told] == ["studio.stopped", "studio.started"]
