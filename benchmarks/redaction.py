@@ -4,10 +4,14 @@ The prose is the long descriptions of the installed distributions, cut into piec
 the labelled texts of the tests sown into each. Times are those of the processor, so that other programs do not count.
 The peer is detect-secrets' own scan of each line of the same pieces, with all its plugins and no verification: it looks
 for secrets only, and says that a line has one, not where.
+
+Hostile text repeats what makes careless patterns backtrack: four times as much of it has to take about four times as
+long, and would take sixteen times where the work grows with the square.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import statistics
 import sys
@@ -23,7 +27,10 @@ _PIECE = 10_000
 _PIECES = 120
 _SOWN = 5
 _BAR = 5.0
+_HOSTILE_BAR = 9.0
+_LEAST_MILLISECONDS = 50.0
 _LABELLED = REPOSITORY / "tests" / "redaction" / "labelled.tsv"
+_HOSTILE = REPOSITORY / "tests" / "redaction" / "hostile.jsonl"
 
 
 def main() -> bool:
@@ -42,10 +49,22 @@ def main() -> bool:
         Measure("10 kB with five findings sown, p95", _p95(ours), "ms", bar=_BAR, at_least=False),
         Measure("10 kB as it is, p95", _p95(bare), "ms", bar=_BAR, at_least=False),
         Measure("20 kB over 10 kB", statistics.median(twice) / statistics.median(ours)),
+        Measure("hostile text, 40 kB over 10 kB, worst", _hostile_growth(), bar=_HOSTILE_BAR, at_least=False),
         Measure("detect-secrets alone over redaction, p50", statistics.median(peer) / statistics.median(ours)),
         Measure("findings", findings),
     ]
     return publish("redaction", measures, pieces=len(sown), characters=_PIECE)
+
+
+def _hostile_growth() -> float:
+    """The worst growth; where even the large text is done at once, there is nothing to measure."""
+    worst = 1.0
+    for unit in map(json.loads, _HOSTILE.read_text("utf-8").splitlines()):
+        small, large = ((unit * length)[:length] for length in (_PIECE, 4 * _PIECE))
+        taken = min(_milliseconds(redact, large) for _ in range(3))
+        if taken > _LEAST_MILLISECONDS:
+            worst = max(worst, taken / min(_milliseconds(redact, small) for _ in range(3)))
+    return worst
 
 
 def _prose() -> list[str]:

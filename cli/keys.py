@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
 
 from cli.output import Json, plain, print_json, print_table, say
-from cli.session import open_studio
+from cli.session import commit, commit_all, open_studio
 from stemma.errors import InvalidInput, NotFound
-from stemma.store.settings import Settings, load_settings
+from stemma.store.settings import load_settings
 
 if TYPE_CHECKING:
     from stemma.access.catalog import ApiKey
     from stemma.access.keys import IssuedKey
     from stemma.ledger.change import Change
-    from stemma.store.database import Connection, Database
-
-T = TypeVar("T")
+    from stemma.store.database import Connection
 
 app = typer.Typer(help="API keys, and the key that signs the ledger's heads.", no_args_is_help=True)
 
@@ -49,7 +46,7 @@ def create(
     wanted = keys.NewKey(name, role, scope, _expiry(expires_in), signed_only)
     settings, database = open_studio()
     with database:
-        (issued,) = _commit(settings, database, lambda c: [keys.create_key(c, local_principal(), wanted, settings)])
+        issued = commit(settings, database, lambda c: keys.create_key(c, local_principal(), wanted, settings))
     _show(issued, as_json=as_json)
 
 
@@ -78,7 +75,7 @@ def rotate(key_id: Annotated[UUID, typer.Argument(metavar="ID", help=_ID_HELP)],
 
     settings, database = open_studio()
     with database:
-        (issued,) = _commit(settings, database, lambda c: [keys.rotate_key(c, local_principal(), key_id, settings)])
+        issued = commit(settings, database, lambda c: keys.rotate_key(c, local_principal(), key_id, settings))
     _show(issued, as_json=as_json)
 
 
@@ -102,7 +99,7 @@ def revoke(
 
     settings, database = open_studio()
     with database:
-        revoked = _commit(settings, database, changes)
+        revoked = commit_all(settings, database, changes)
     if as_json:
         print_json(revoked)
     elif not revoked:
@@ -160,14 +157,6 @@ def _expiry(expires_in: str | None) -> datetime | None:
 def _state(key: ApiKey, now: datetime) -> str:
     end = key.expires_at.astimezone(UTC).date().isoformat() if key.expires_at else ""
     return f"{key.state(now)}\nto {end}" if end else key.state(now)
-
-
-def _commit(settings: Settings, database: Database, prepare: Callable[[Connection], list[Change[T]]]) -> list[T]:
-    from stemma.ledger.service import Ledger
-
-    changes = database.read(prepare)
-    with Ledger(database.urls, settings) as ledger:
-        return [future.result() for future in [ledger.commit(change) for change in changes]]
 
 
 def _show(issued: IssuedKey, *, as_json: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from stemma.knowledge import sources
@@ -28,5 +28,12 @@ def open_studio() -> tuple[Settings, Database]:
 
 def commit(settings: Settings, database: Database, make: Callable[[Connection], Change[T]]) -> T:
     """Make a change from what a snapshot shows, write it with its entries, and return its result."""
-    with Ledger(database.urls, settings) as ledger, database.snapshot() as connection:
-        return ledger.commit(make(connection)).result()
+    (result,) = commit_all(settings, database, lambda connection: [make(connection)])
+    return result
+
+
+def commit_all(settings: Settings, database: Database, make: Callable[[Connection], Sequence[Change[T]]]) -> list[T]:
+    """Make changes from what one snapshot shows, write each with its entries, and return their results."""
+    changes = database.read(make)
+    with Ledger(database.urls, settings) as ledger:
+        return [future.result() for future in [ledger.commit(change) for change in changes]]

@@ -26,6 +26,7 @@ _VERSION_BEFORE = re.compile(
 )
 # Global, unique local and link-local ones, and NAT64: "dead::beef" and "a::b" are none.
 _IPV6 = re.compile(r"[236f][0-9a-f]{1,3}:[0-9a-f:]{1,36}(?:(?:\.[0-9]{1,3}){3})?(?![\w:])")
+_GROUP_BEFORE = re.compile(r"(?<![0-9a-z])[0-9a-f]{1,4}:$")
 _IPV6_START = re.compile(r"[23][0-9a-f]{3}:|f[cd][0-9a-f]{2}:|fe[89ab][0-9a-f]:|64:ff9b:")
 
 
@@ -80,7 +81,8 @@ def find_ips(source: Source) -> Iterator[Span]:
             yield Span(found.start(), found.end(), Kind.IP)
     for found in _IPV6.finditer(text) if ":" in text else ():
         address = found.group() if found.group().endswith("::") else found.group().removesuffix(":")
-        if _IPV6_START.match(address) and not _is_inside(text, found.start()) and _is_address(address):
+        longer = _is_inside(text, found.start()) or _GROUP_BEFORE.search(source.before(found.start(), 6))
+        if not longer and _IPV6_START.match(address) and _is_address(address):
             yield Span(found.start(), found.start() + len(address), Kind.IP)
 
 

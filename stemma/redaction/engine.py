@@ -138,7 +138,9 @@ def _settle(found: list[Span], taken: list[tuple[int, int]], text: str) -> list[
     settled: list[Span] = []
     for start, end, span in owner:
         if any(letter.isalnum() for letter in text[start:end]):
-            settled.append(Span(start, end, span.kind))
+            # The beginning of an identifier may be shown, that of what is left of one would say nothing.
+            whole = (start, end) == (span.start, span.end) or span.kind != Kind.PROVIDER_ID
+            settled.append(Span(start, end, span.kind if whole else Kind.SECRET))
     return settled
 
 

@@ -54,7 +54,7 @@ def nothing(
     drop_database(urls)
 
 
-@pytest.mark.parametrize("path", _commands(), ids=lambda path: " ".join(path) or "stemma")
+@pytest.mark.parametrize("path", list(_commands()), ids=lambda path: " ".join(path) or "stemma")
 def test_every_command_explains_itself(stemma: Stemma, path: tuple[str, ...]) -> None:
     ended = stemma(*path, "--help")
     assert ended.code == 0 and "Usage: stemma" in ended.out and ended.err == ""

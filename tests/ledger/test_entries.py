@@ -126,7 +126,7 @@ EDGES = [
     *(1e15, 1e16, 123456789012345680.0, 1e20, 1e21, 1.7976931348623157e308, math.nan, math.inf, -math.inf),
     *(2**53 - 1, 2**53, -(2**53) + 1, -(2**53), 10**400, True, False, None, Count.ONE, Count),
     *("", "\x00\x07\x1f\b\f\n\r\t", '"\\/', "\x7f\x80\u2028\u2029", "\ud800", "\udfff", "\ud83d\ude00", "😀\ufb33"),
-    *(Word("a"), b"a", bytearray(b"a"), object(), {"a"}, (), (1, ("x",)), [], {}, OrderedDict(b=1, a=2)),
+    *(Word("a"), b"a", bytearray(b"a"), object, {"a"}, (), (1, ("x",)), [], {}, OrderedDict(b=1, a=2)),
     *({1: "x"}, {None: 1}, {True: 1}, {1.5: 1}, {"a": 1, 2: 3}, {Word("b"): 1, "a": 2}, {"\ud800": 1}, {b"a": 1}),
     *(
         {"\ufb33": 1, "😀": 2},

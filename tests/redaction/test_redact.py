@@ -178,3 +178,15 @@ def test_secret_names(name: str) -> None:
 )
 def test_names_that_are_none(name: str) -> None:
     assert not is_secret_name(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("remote:2001:db8::17", "remote:[ip]"),
+        ("2001:" * 20, "2001:" * 20),
+        ("?sig=-----BEGIN PRIVATE KEY-----vs_0123456789abcdef", "?sig=[secret][secret]"),
+    ],
+)
+def test_what_is_part_of_something_longer_is_settled_at_once(text: str, expected: str) -> None:
+    assert redact(text).text == redact(expected).text == expected
