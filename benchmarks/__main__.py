@@ -10,6 +10,7 @@ BENCHMARKS = (
     "unchanged_rerun",
     "search_latency",
     "relevance",
+    "blind_questions",
     "ledger",
     "redaction",
 )
