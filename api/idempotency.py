@@ -7,7 +7,6 @@ permission before: what was kept is shown to nobody who may not do it any more.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import json
@@ -98,7 +97,7 @@ class Once:
         if self._request is not None:
             repeated = kept or body
             companions = (keep(self._request, lambda entries: answer(repeated(change.result(entries)))),)
-        result = await asyncio.wrap_future(ledger.commit(change, *companions))
+        result = await ledger.commit_async(change, *companions)
         return _response(answer(body(result)))
 
 

@@ -66,7 +66,7 @@ def _appends(studio: Studio) -> list[Measure]:
     with LedgerWriter(url) as writer:
 
         def by_task(client: int, turn: int) -> asyncio.Future[object]:
-            return asyncio.wrap_future(writer.append([_entry("tasks", client, turn)]))
+            return writer.append_async([_entry("tasks", client, turn)])
 
         def by_thread(client: int, turn: int) -> None:
             writer.append([_entry("threads", client, turn)]).result()

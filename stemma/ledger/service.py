@@ -50,6 +50,10 @@ class Ledger:
         self.append(change.entries, (*change.companions, *also)).add_done_callback(answer)
         return answered
 
+    async def commit_async(self, change: Change[T], *also: Statement) -> T:
+        """`commit` for coroutines; no thread waits meanwhile."""
+        return change.result(await self._writer.append_async(change.entries, (*change.companions, *also)))
+
     def status(self) -> SignerStatus:
         """How signing stands in this process."""
         return self._signer.status()

@@ -7,6 +7,8 @@ commit. A future is resolved after its commit, never before.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import logging
 import queue
@@ -76,14 +78,27 @@ class Statement:
         return (self.parameters(entries) if callable(self.parameters) else self.parameters) or None
 
 
-class _Request:
-    __slots__ = ("companions", "drafts", "future", "ids")
+_Answer = tuple[Entry, ...]
+_AnyFuture = Future[_Answer] | asyncio.Future[_Answer]
 
-    def __init__(self, drafts: list[Draft], companions: Sequence[Statement]) -> None:
-        self.drafts = drafts
-        self.companions = companions
-        self.ids = {item.entry.id for item in drafts}
-        self.future: Future[tuple[Entry, ...]] = Future()
+
+class _Request:
+    """What waits to be written; with `loop`, `future` is one of that event loop."""
+
+    __slots__ = ("companions", "drafts", "future", "ids", "loop")
+
+    def __init__(
+        self,
+        entries: Sequence[NewEntry],
+        companions: Sequence[Statement],
+        future: _AnyFuture,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self.drafts = [draft(entry) for entry in entries]
+        self.companions = tuple(companions)
+        self.ids = {item.entry.id for item in self.drafts}
+        self.future = future
+        self.loop = loop
 
 
 class LedgerWriter:
@@ -118,8 +133,21 @@ class LedgerWriter:
 
         Raises InvalidInput and TooLarge for what cannot be an entry, Unavailable when too much waits or after `close`.
         """
-        request = _Request([draft(entry) for entry in entries], tuple(companions))
-        if not 0 < len(entries) <= _MAX_ENTRIES or len(request.ids) < len(entries):
+        future: Future[_Answer] = Future()
+        self._accept(_Request(entries, companions, future))
+        return future
+
+    def append_async(
+        self, entries: Sequence[NewEntry], companions: Sequence[Statement] = ()
+    ) -> asyncio.Future[tuple[Entry, ...]]:
+        """`append` for coroutines: the running event loop is woken once for all that a transaction wrote of its own."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[_Answer] = loop.create_future()
+        self._accept(_Request(entries, companions, future, loop))
+        return future
+
+    def _accept(self, request: _Request) -> None:
+        if not 0 < len(request.drafts) <= _MAX_ENTRIES or len(request.ids) < len(request.drafts):
             what = f"An append takes 1 to {_MAX_ENTRIES:,} entries, each with an id of its own."
             raise InvalidInput("entries_invalid", what, field="entries")
         with self._accepting:
@@ -128,7 +156,6 @@ class LedgerWriter:
             if self._queue.qsize() >= _MAX_QUEUED:
                 raise Unavailable("ledger_busy", "Too many appends wait for the ledger.", hint="Try again in a second.")
             self._queue.put(request)
-        return request.future
 
     def close(self) -> None:
         """Accept nothing more, write what was accepted, and end the thread."""
@@ -175,15 +202,13 @@ class LedgerWriter:
             stored = self._transact(batch)
         except Exception as error:
             if len(batch) == 1 or self._unreachable_since is not None:
-                for request in batch:
-                    request.future.set_exception(error)
+                _answer(batch, [error] * len(batch))
                 return
             logger.info("a batch of %d appends failed, each is tried alone: %s", len(batch), error)
             for request in batch:
                 self._commit([request])
             return
-        for request, entries in zip(batch, stored, strict=True):
-            request.future.set_result(entries)
+        _answer(batch, stored)
         self._on_commit()
 
     def _transact(self, batch: list[_Request]) -> list[tuple[Entry, ...]]:
@@ -239,8 +264,37 @@ class LedgerWriter:
 
 
 def _starts(request: _Request) -> bool:
-    """Whether the request is still wanted; from now on it cannot be cancelled."""
-    return request.future.set_running_or_notify_cancel()
+    """Whether the request is still wanted; from now on nobody can take it back."""
+    if isinstance(request.future, Future):
+        return request.future.set_running_or_notify_cancel()
+    return not request.future.cancelled()
+
+
+def _answer(batch: Sequence[_Request], answers: Sequence[_Answer | Exception]) -> None:
+    """Resolve the futures, those of one event loop together: waking it takes longer than resolving one."""
+    elsewhere: dict[asyncio.AbstractEventLoop, list[tuple[_AnyFuture, _Answer | Exception]]] = {}
+    for request, answer in zip(batch, answers, strict=True):
+        if request.loop is None:
+            _resolve(request.future, answer)
+        else:
+            elsewhere.setdefault(request.loop, []).append((request.future, answer))
+    for loop, resolved in elsewhere.items():
+        # A loop that has ended has nobody who waits.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(_resolve_all, resolved)
+
+
+def _resolve_all(resolved: Sequence[tuple[_AnyFuture, _Answer | Exception]]) -> None:
+    for future, answer in resolved:
+        if not future.done():
+            _resolve(future, answer)
+
+
+def _resolve(future: _AnyFuture, answer: _Answer | Exception) -> None:
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
 
 
 def _without_shared_ids(requests: Iterable[_Request]) -> list[list[_Request]]:

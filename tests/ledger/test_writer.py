@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -12,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import psycopg
 import pytest
@@ -156,6 +158,42 @@ def test_a_cancelled_append_is_not_written(
     running.result(20)
     waiting[0].result(20)
     assert report().entries == (2 if cancelled else 3)
+
+
+def test_coroutines_are_answered_each_for_itself(
+    writer: LedgerWriter,
+    new_entry: Callable[..., NewEntry],
+    notes: Callable[[], list[tuple[int, str]]],
+    report: Callable[..., Report],
+) -> None:
+    async def append() -> list[Any]:
+        appends = [writer.append_async([new_entry(n)], [note(f"n{n}")]) for n in range(8)]
+        appends.append(writer.append_async([new_entry(9)], [note("n5")]))
+        with pytest.raises(InvalidInput):
+            writer.append_async([])
+        return await asyncio.gather(*appends, return_exceptions=True)
+
+    *stored, refused = asyncio.run(append())
+    assert isinstance(refused, psycopg.errors.UniqueViolation)
+    assert [(entry.seq, f"n{n}") for n, (entry,) in enumerate(stored)] == notes()
+    after = report()
+    assert after.clean and after.entries == 8
+
+
+def test_an_event_loop_that_ended_or_gave_up_holds_up_nobody(
+    writer: LedgerWriter, new_entry: Callable[..., NewEntry], held: Callable[[], None], report: Callable[..., Report]
+) -> None:
+    async def leave(*, cancel: bool) -> None:
+        left = writer.append_async([new_entry(1)])
+        if cancel:
+            left.cancel()
+
+    asyncio.run(leave(cancel=False))
+    asyncio.run(leave(cancel=True))
+    last = writer.append([new_entry(2)])
+    held()
+    ((entry,), after) = last.result(20), report()
+    assert after.clean and after.entries == entry.seq >= 2
 
 
 def test_closing_writes_what_was_accepted_and_takes_no_more(
