@@ -21,6 +21,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from hypothesis import settings as hypothesis_settings
 from psycopg import sql
 
 from stemma.access.keys import IssuedKey, NewKey, create_key
@@ -37,6 +38,10 @@ from stemma.store import embedded, migrations
 from stemma.store.database import Database, DatabaseUrls
 from stemma.store.outputs import Artifact
 from stemma.store.settings import Settings
+
+# The first example of a test pays for imports, and a busy machine for others: time is measured in benchmarks/ alone.
+hypothesis_settings.register_profile("untimed", deadline=None)
+hypothesis_settings.load_profile("untimed")
 
 _TEMPLATE = "stemma_test_template"
 _MEMORY = Path("/dev/shm")
