@@ -43,7 +43,7 @@ def services(settings: Settings, dagster_environment: Mapping[str, str]) -> list
             name="webserver",
             argv=[sys.executable, "-m", *webserver],
             env=environment,
-            ready=lambda: _answers(f"http://{_LOOPBACK}:{web_port}/server_info"),
+            ready=lambda: _answers(f"{settings.webserver_url}/server_info"),
             port=web_port,
             setting="STEMMA_WEBSERVER_PORT",
             cwd=REPOSITORY,

@@ -134,6 +134,11 @@ class Settings(BaseSettings):
         """Dagster's instance folder."""
         return self.home / "dagster"
 
+    @property
+    def webserver_url(self) -> str:
+        """Where the Dagster webserver answers, for this machine alone."""
+        return f"http://127.0.0.1:{self.webserver_port}"
+
 
 def load_settings() -> Settings:
     """Read the settings; raises InvalidInput that names the variable when a value is unusable."""
