@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from importlib.metadata import version
+from typing import Final
 
 from fastapi import FastAPI
 
@@ -15,7 +16,7 @@ from api import idempotency, openapi, problems
 from api.access import Authentication
 from api.bodies import JsonGuard
 from api.limits import InFlight, Rates
-from api.middleware import BodyLimit, LoopbackOnly, RequestLog, TextGuard, is_loopback
+from api.middleware import BodyLimit, LoopbackOnly, RequestLog, SecurityHeaders, TextGuard, is_loopback
 from api.routers import (
     API,
     approvals,
@@ -27,6 +28,7 @@ from api.routers import (
     ledger,
     receipts,
     search,
+    sessions,
     sources,
     subjects,
 )
@@ -40,9 +42,11 @@ from stemma.store.settings import Settings, load_settings
 
 _DESCRIPTION = """
 Search in everything the studio has read, upload documents, and open what a citation points at.
-Every request bears an API key (`Authorization: Bearer stm_…`) or is signed by RFC 9421.
+Every request bears an API key (`Authorization: Bearer stm_…`), is signed by RFC 9421, or belongs to a session.
 Errors are RFC 9457 problem details with a stable `code`. Lists come in pages `{data, next_cursor}`.
 """
+DAGSTER: Final = "/dagster"
+"""Below it another program's pages are served, which keep their own policy."""
 _MULTIPART_OVERHEAD = 1 << 16
 
 
@@ -85,6 +89,8 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(receipts.router)
     app.include_router(keys.router)
     app.include_router(audit.router)
+    app.include_router(sessions.router)
+    app.include_router(sessions.pages)
     app.include_router(subjects.router)
     # The one added last sees a request first.
     larger = {
@@ -96,6 +102,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.add_middleware(BodyLimit, larger=larger)
     app.add_middleware(TextGuard)
     app.add_middleware(LoopbackOnly)
+    app.add_middleware(SecurityHeaders, apart=(DAGSTER,))
     app.add_middleware(RequestLog)
     return app
 
