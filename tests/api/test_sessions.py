@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import psycopg
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from api.app import create_app
-from api.sessions import COOKIE, local_path
-from stemma.access import links
+from api.sessions import COOKIE
 from stemma.access.keys import IssuedKey
 from stemma.access.permissions import Role
-from stemma.access.principal import local_principal
 from stemma.store.database import Database, DatabaseUrls
 from stemma.store.settings import Settings
 
