@@ -26,6 +26,7 @@ IN_FLIGHT: Final = {
     "audit": 8,
     "documents": 32,
     "files": 32,
+    "jobs": 64,
     "keys": 16,
     "ledger": 16,
     "receipts": 16,
