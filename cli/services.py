@@ -34,6 +34,12 @@ def services(settings: Settings, dagster_environment: Mapping[str, str]) -> list
             cwd=REPOSITORY,
         ),
         Service(
+            name="run-template",
+            argv=[sys.executable, "-m", "resources.launcher.template", "definitions", str(settings.dagster_home)],
+            env=environment,
+            cwd=REPOSITORY,
+        ),
+        Service(
             name="daemon",
             argv=[sys.executable, "-m", "dagster._daemon", "run", "--workspace", workspace],
             env=environment,

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Final
 
 import dagster as dg
 import psutil
@@ -14,7 +15,7 @@ from dagster._core.instance.ref import InstanceRef
 from stemma.store.database import DatabaseUrls
 from stemma.store.settings import REPOSITORY, Settings
 
-_PROCESS_TAG = "stemma/process"
+PROCESS_TAG: Final = "stemma/process"
 _NO_CAPTURE = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
 
 
@@ -47,9 +48,9 @@ def open_instance(settings: Settings, urls: DatabaseUrls) -> dg.DagsterInstance:
 
 
 def process_tag() -> dict[str, str]:
-    """The tag by which a run that executes in this process is known to be alive."""
+    """The tag by which a run that executes in this process is found and known to be alive."""
     process = psutil.Process()
-    return {_PROCESS_TAG: f"{process.pid}:{process.create_time():.2f}"}
+    return {PROCESS_TAG: f"{process.pid}:{process.create_time():.2f}"}
 
 
 def fail_interrupted_runs(settings: Settings, urls: DatabaseUrls, *, before: float) -> int:
@@ -64,19 +65,20 @@ def fail_interrupted_runs(settings: Settings, urls: DatabaseUrls, *, before: flo
     )
     with open_instance(settings, urls) as instance:
         for record in instance.get_run_records(unfinished):
-            if record.create_timestamp.timestamp() < before and not _is_alive(
-                record.dagster_run.tags.get(_PROCESS_TAG)
-            ):
+            if record.create_timestamp.timestamp() < before and tagged_process(record.dagster_run) is None:
                 instance.report_run_failed(record.dagster_run, "Its process was killed. Launch the run again.")
                 failed += 1
     return failed
 
 
-def _is_alive(tag: str | None) -> bool:
-    pid, _, created = (tag or "").partition(":")
+def tagged_process(run: dg.DagsterRun) -> psutil.Process | None:
+    """The process on this machine that executes a run, by its tag; None when it is gone or was never told."""
+    pid, _, created = run.tags.get(PROCESS_TAG, "").partition(":")
     if not pid.isdigit():
-        return False
+        return None
     try:
-        return f"{psutil.Process(int(pid)).create_time():.2f}" == created
+        process = psutil.Process(int(pid))
+        is_it = f"{process.create_time():.2f}" == created and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
-        return False
+        return None
+    return process if is_it else None

@@ -1,0 +1,36 @@
+"""A code location for `run_launch`: the studio's own definitions and a job that does nothing."""
+
+from __future__ import annotations
+
+import time
+
+import dagster as dg
+
+from definitions import build_defs
+
+
+@dg.op
+def nothing() -> None:
+    """No work."""
+
+
+@dg.op
+def endless() -> None:
+    """Work that only a kill ends."""
+    while True:
+        time.sleep(60)
+
+
+@dg.job(executor_def=dg.in_process_executor)
+def noop() -> None:
+    """A run of one empty step."""
+    nothing()
+
+
+@dg.job(executor_def=dg.in_process_executor)
+def stuck() -> None:
+    """A run that waits to be killed."""
+    endless()
+
+
+defs = dg.Definitions.merge(build_defs(), dg.Definitions(jobs=[noop, stuck]))
