@@ -17,7 +17,7 @@ _LOOPBACK = "127.0.0.1"
 
 
 def services(settings: Settings, dagster_environment: Mapping[str, str]) -> list[Service]:
-    """Code server, daemon, webserver and API, in the order in which they start."""
+    """Code server, run template, daemon, webserver and API, in the order in which they start."""
     workspace = str(_write_workspace(settings))
     environment = {**dagster_environment, "PYTHONUNBUFFERED": "1"}
     code_port, web_port, api_port = settings.code_server_port, settings.webserver_port, settings.api_port
@@ -33,12 +33,7 @@ def services(settings: Settings, dagster_environment: Mapping[str, str]) -> list
             setting="STEMMA_CODE_SERVER_PORT",
             cwd=REPOSITORY,
         ),
-        Service(
-            name="run-template",
-            argv=[sys.executable, "-m", "resources.launcher.template", "definitions", str(settings.dagster_home)],
-            env=environment,
-            cwd=REPOSITORY,
-        ),
+        *_run_template(settings, environment),
         Service(
             name="daemon",
             argv=[sys.executable, "-m", "dagster._daemon", "run", "--workspace", workspace],
@@ -66,6 +61,12 @@ def services(settings: Settings, dagster_environment: Mapping[str, str]) -> list
             grace=15.0,
         ),
     ]
+
+
+def _run_template(settings: Settings, environment: Mapping[str, str]) -> list[Service]:
+    """Nothing waits for it: runs that it does not start are started by the code server, on other systems all."""
+    argv = [sys.executable, "-m", "resources.launcher.template", "definitions", str(settings.dagster_home)]
+    return [Service("run-template", argv, environment, cwd=REPOSITORY)] if sys.platform == "linux" else []
 
 
 def _write_workspace(settings: Settings) -> Path:

@@ -10,6 +10,7 @@ from typing import Final
 
 import dagster as dg
 import psutil
+import yaml
 from dagster._core.instance.ref import InstanceRef
 
 from stemma.store.database import DatabaseUrls
@@ -45,6 +46,16 @@ def open_instance(settings: Settings, urls: DatabaseUrls) -> dg.DagsterInstance:
     os.environ.update(prepare(settings, urls))
     reference = InstanceRef.from_dir(str(settings.dagster_home), overrides={"compute_logs": _NO_CAPTURE})
     return dg.DagsterInstance.from_ref(reference)
+
+
+def worker_reference(folder: Path) -> InstanceRef:
+    """What a run's process opens its instance by: the configuration in `folder`, without a look for missing tables.
+
+    That look opens three connections and reads the catalogue; whoever launched the run has had it.
+    """
+    storage = yaml.safe_load((folder / "dagster.yaml").read_text())["storage"]
+    storage["custom"]["config"]["should_autocreate_tables"] = False
+    return InstanceRef.from_dir(str(folder), overrides={"storage": storage})
 
 
 def process_tag() -> dict[str, str]:

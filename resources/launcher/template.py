@@ -21,17 +21,29 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import psutil
 
 from resources.launcher.request import LONGEST_MESSAGE, address
 
+if TYPE_CHECKING:
+    from dagster._core.instance.ref import InstanceRef
+
 _NAME: Final = "resources.launcher.template"
 _BACKLOG = 64
 _REQUEST_PATIENCE = 5.0
 _SECONDS_BETWEEN_LOOKS: Final = 2.0
+_IMPORTED_LATE: Final = (
+    "dagster._core.executor.in_process",
+    "dagster._core.instance.factory",
+    "dagster._core.system_config.composite_descent",
+    "psycopg2.extras",
+    "upath.implementations.local",
+)
+"""What Dagster imports only when it opens an instance or begins a step."""
 
 Supervise = Callable[[socket.socket, str], None]
 
@@ -51,28 +63,33 @@ class Preloaded:
         return bool(self.problem) or self.edited_meanwhile or changed
 
 
-def preload(module: str) -> Preloaded:
+def preload(module: str, folder: Path) -> Preloaded:
     """Import `module`, what executes runs and what this instance is configured with; nothing is opened."""
     began = time.time_ns()
     try:
         from dagster._core.workspace.autodiscovery import loadable_targets_from_python_module
 
+        from resources.instance import worker_reference
         from resources.launcher.worker import supervise
 
         for target in loadable_targets_from_python_module(module, working_directory=str(Path.cwd())):
             _resolve(target.target_definition)
-        _import_instance_classes()
+        reference = worker_reference(folder)
+        _import_classes(reference)
+        for name in _IMPORTED_LATE:
+            importlib.import_module(name)
         _require_forkable()
     except Exception as error:
         traceback.print_exc()
         return Preloaded(problem=f"the template cannot load {module} ({type(error).__name__}: {error})")
     imported = {str(known.__file__) for known in list(sys.modules.values()) if getattr(known, "__file__", None)}
+    imported.add(str(folder / "dagster.yaml"))
     files = {path: identity for path in imported if (identity := _identity(path)) is not None}
     ended = time.time_ns()
     edited = any(began <= modified <= ended for modified, _, _ in files.values())
     mebibytes = psutil.Process().memory_full_info().pss / 2**20
     _say(f"{module} in {(ended - began) / 1e9:.1f} s: {len(files):,} files, {mebibytes:.0f} MiB")
-    return Preloaded(supervise, files=files, edited_meanwhile=edited)
+    return Preloaded(partial(supervise, reference), files=files, edited_meanwhile=edited)
 
 
 def _resolve(definitions: object) -> None:
@@ -83,11 +100,10 @@ def _resolve(definitions: object) -> None:
         definitions.get_repository_def().get_all_jobs()
 
 
-def _import_instance_classes() -> None:
-    from dagster._core.instance.ref import InstanceRef
+def _import_classes(reference: InstanceRef) -> None:
+    """Import what the instance consists of; making its objects would connect to the database."""
     from dagster._serdes import ConfigurableClassData
 
-    reference = InstanceRef.from_dir(os.environ["DAGSTER_HOME"])
     for configured in reference:
         if isinstance(configured, ConfigurableClassData):
             importlib.import_module(configured.module_name)
@@ -123,7 +139,7 @@ class Request:
 def serve(module: str, folder: Path, listener: socket.socket, waiting: Request | None) -> None:
     """Fork a run for each request until the parent is gone; `waiting` is the one that this image was made for."""
     owner = os.getppid()
-    loaded = preload(module)
+    loaded = preload(module, folder)
     gc.collect()
     gc.freeze()
     if waiting is not None:

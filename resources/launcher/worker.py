@@ -18,6 +18,7 @@ from typing import Final
 import dagster as dg
 from dagster._core.definitions.reconstruct import ReconstructableJob
 from dagster._core.events import EngineEventData
+from dagster._core.instance.ref import InstanceRef
 from dagster._grpc.impl import core_execute_run
 from dagster._utils import get_run_crash_explanation
 from dagster._utils.hosted_user_process import recon_job_from_origin
@@ -34,7 +35,7 @@ _LONGEST_BACKOFF = 30.0
 _GIVE_UP_AFTER = 600.0
 
 
-def supervise(connection: socket.socket, run_id: str) -> None:
+def supervise(reference: InstanceRef, connection: socket.socket, run_id: str) -> None:
     """Run `run_id` in a child, answer `connection` when it begins or why it does not, and see to its end."""
     for number in (signal.SIGINT, signal.SIGTERM):
         # Whoever stops the studio stops the worker too; this process ends after it.
@@ -44,7 +45,7 @@ def supervise(connection: socket.socket, run_id: str) -> None:
     if worker == 0:
         ours.close()
         connection.close()
-        os._exit(_work(theirs, run_id))
+        os._exit(_work(reference, theirs, run_id))
     theirs.close()
     with connection:
         begins = _begins(ours, connection)
@@ -53,7 +54,7 @@ def supervise(connection: socket.socket, run_id: str) -> None:
     _, status = os.waitpid(worker, 0)
     code = os.waitstatus_to_exitcode(status)
     if begins and code != _COMPLETED:
-        _report_crash(run_id, get_run_crash_explanation(f"Run execution process for {run_id}", code))
+        _report_crash(reference, run_id, get_run_crash_explanation(f"Run execution process for {run_id}", code))
 
 
 def _begins(worker: socket.socket, connection: socket.socket) -> bool:
@@ -69,12 +70,12 @@ def _begins(worker: socket.socket, connection: socket.socket) -> bool:
     return said == _READY
 
 
-def _report_crash(run_id: str, why: str) -> None:
+def _report_crash(reference: InstanceRef, run_id: str, why: str) -> None:
     """Report an unfinished run as failed, however long the database is away within ten minutes."""
     deadline, pause = time.monotonic() + _GIVE_UP_AFTER, 1.0
     while True:
         try:
-            with dg.DagsterInstance.get() as instance:
+            with dg.DagsterInstance.from_ref(reference) as instance:
                 run = instance.get_run_by_id(run_id)
                 if run is not None and not run.is_finished:
                     instance.report_engine_event(why, run)
@@ -88,12 +89,12 @@ def _report_crash(run_id: str, why: str) -> None:
         pause = min(_LONGEST_BACKOFF, pause * 2)
 
 
-def _work(supervisor: socket.socket, run_id: str) -> int:
+def _work(reference: InstanceRef, supervisor: socket.socket, run_id: str) -> int:
     """Execute the run; returns the exit status that tells the supervisor that nothing is left to report."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        with capture_interrupts(), dg.DagsterInstance.get() as instance:
+        with capture_interrupts(), dg.DagsterInstance.from_ref(reference) as instance:
             try:
                 run = instance.get_run_by_id(run_id)
                 if run is None or run.job_code_origin is None:
