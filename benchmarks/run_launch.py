@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import random
 import signal
 import socket
 import statistics
@@ -28,12 +29,13 @@ from resources.instance import PROCESS_TAG, prepare
 from stemma.processes import Service
 from stemma.store.settings import Settings
 
-ROUNDS = 5
+ROUNDS = 25
 SECONDS = 1.5
 RATIO = 1.8
 SECONDS_TO_NOTICE = 10.0
 
 _MODULE = "benchmarks.noop"
+_moments = random.Random(7)
 _PATIENCE = 120.0
 _LAUNCH = """
 mutation ($job: String!) {
@@ -67,7 +69,8 @@ class Served:
             time.sleep(0.005)
 
     def seconds(self) -> float:
-        """From POST to the end of a run of nothing."""
+        """From POST to the end of a run of nothing, at any moment between two looks of the daemon into its queue."""
+        time.sleep(_moments.random())
         started = time.perf_counter()
         self.wait(self.launch("noop"), "SUCCESS")
         return time.perf_counter() - started

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import yaml
 
+from resources.launcher.request import listens
 from stemma.processes import Service
 from stemma.store.settings import REPOSITORY, Settings
 
@@ -64,9 +65,18 @@ def services(settings: Settings, dagster_environment: Mapping[str, str]) -> list
 
 
 def _run_template(settings: Settings, environment: Mapping[str, str]) -> list[Service]:
-    """Nothing waits for it: runs that it does not start are started by the code server, on other systems all."""
-    argv = [sys.executable, "-m", "resources.launcher.template", "definitions", str(settings.dagster_home)]
-    return [Service("run-template", argv, environment, cwd=REPOSITORY)] if sys.platform == "linux" else []
+    """It listens at once and loads then; where there is none, as on other systems, the code server starts runs."""
+    if sys.platform != "linux":
+        return []
+    return [
+        Service(
+            name="run-template",
+            argv=[sys.executable, "-m", "resources.launcher.template", "definitions", str(settings.dagster_home)],
+            env=environment,
+            ready=lambda: listens(settings.dagster_home),
+            cwd=REPOSITORY,
+        )
+    ]
 
 
 def _write_workspace(settings: Settings) -> Path:

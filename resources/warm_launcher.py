@@ -18,7 +18,7 @@ from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, Worke
 from dagster._serdes import ConfigurableClassData
 
 from resources.instance import PROCESS_TAG, tagged_process
-from resources.launcher.request import NotStarted, listens, start_run
+from resources.launcher.request import NotStarted, start_run
 
 
 class WarmRunLauncher(dg.DefaultRunLauncher):
@@ -39,11 +39,6 @@ class WarmRunLauncher(dg.DefaultRunLauncher):
     def from_config_value(cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]) -> WarmRunLauncher:
         """What Dagster calls with the configuration in dagster.yaml."""
         return cls(config_value["folder"], config_value["module"], inst_data)
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether a template takes requests."""
-        return listens(self._folder)
 
     def launch_run(self, context: LaunchRunContext) -> None:
         """Start the run from the template; where that does not begin it, the code server starts it."""

@@ -136,9 +136,8 @@ class Request:
     run_id: str
 
 
-def serve(module: str, folder: Path, listener: socket.socket, waiting: Request | None) -> None:
-    """Fork a run for each request until the parent is gone; `waiting` is the one that this image was made for."""
-    owner = os.getppid()
+def serve(module: str, folder: Path, owner: int, listener: socket.socket, waiting: Request | None = None) -> None:
+    """Fork a run for each request until `owner` is gone; `waiting` is the one that this image was made for."""
     loaded = preload(module, folder)
     gc.collect()
     gc.freeze()
@@ -150,7 +149,7 @@ def serve(module: str, folder: Path, listener: socket.socket, waiting: Request |
         if request is None:
             continue
         if loaded.is_stale():
-            _become_fresh(module, folder, listener, request)
+            _become_fresh(module, folder, owner, listener, request)
         _start(loaded, listener, request)
 
 
@@ -192,14 +191,14 @@ def _start(loaded: Preloaded, listener: socket.socket, request: Request) -> None
                 os._exit(0)
 
 
-def _become_fresh(module: str, folder: Path, listener: socket.socket, request: Request) -> NoReturn:
+def _become_fresh(module: str, folder: Path, owner: int, listener: socket.socket, request: Request) -> NoReturn:
     """Go on as a new image of this program, with the same process id, children and socket."""
     _say("its files changed: loading them anew")
     kept = (listener.fileno(), request.connection.fileno())
     for descriptor in kept:
         os.set_inheritable(descriptor, True)
     program = [sys.executable, "-m", _NAME, module, str(folder)]
-    os.execv(sys.executable, [*program, *map(str, kept), request.run_id])  # noqa: S606
+    os.execv(sys.executable, [*program, str(owner), *map(str, kept), request.run_id])  # noqa: S606
 
 
 def _listen(folder: Path) -> socket.socket:
@@ -214,16 +213,16 @@ def _listen(folder: Path) -> socket.socket:
 
 
 def main(module: str, folder: str, *handed_over: str) -> None:
-    """Begin anew, or go on with the socket and the request of the former image."""
+    """Begin anew, or go on with the owner, the socket and the request of the former image."""
     if not handed_over:
-        serve(module, Path(folder), _listen(Path(folder)), None)
+        owner = os.getppid()
+        serve(module, Path(folder), owner, _listen(Path(folder)))
         return
-    listener, connection, run_id = handed_over
-    waiting = Request(socket.socket(fileno=int(connection)), run_id)
-    listening = socket.socket(fileno=int(listener))
-    for kept in (listening, waiting.connection):
+    former_owner, listener, connection, run_id = handed_over
+    listening, waiting = socket.socket(fileno=int(listener)), socket.socket(fileno=int(connection))
+    for kept in (listening, waiting):
         kept.set_inheritable(False)
-    serve(module, Path(folder), listening, waiting)
+    serve(module, Path(folder), int(former_owner), listening, Request(waiting, run_id))
 
 
 def _say(what: str) -> None:
