@@ -16,9 +16,8 @@ def nothing() -> None:
 
 @dg.op
 def endless() -> None:
-    """Work that only a kill ends."""
-    while True:
-        time.sleep(60)
+    """Work that a kill ends."""
+    time.sleep(600)
 
 
 @dg.job(executor_def=dg.in_process_executor)
@@ -27,9 +26,9 @@ def noop() -> None:
     nothing()
 
 
-@dg.job(executor_def=dg.in_process_executor)
+@dg.job(executor_def=dg.in_process_executor, tags={"dagster/max_retries": "0"})
 def stuck() -> None:
-    """A run that waits to be killed."""
+    """A run that waits to be killed and is not tried again."""
     endless()
 
 
