@@ -351,7 +351,7 @@ def test_what_the_studio_imports_can_be_forked_and_the_template_ends_with_its_ow
     template = psutil.Process(int(owner.stdout.readline()))
     until(lambda: listens(location.home))
     with pytest.raises(NotStarted, match="run 0 is unknown"):
-        start_run(location.home, "0")
+        start_run(location.home, "0", patience=PATIENCE)
     owner.kill()
     owner.communicate()
     until(lambda: not template.is_running() or template.status() == psutil.STATUS_ZOMBIE)
