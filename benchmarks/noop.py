@@ -1,4 +1,4 @@
-"""A code location for `run_launch`: the studio's own definitions and a job that does nothing."""
+"""A code location for `run_launch`: the studio's own assets, no sensor of it, and a job that does nothing."""
 
 from __future__ import annotations
 
@@ -32,4 +32,11 @@ def stuck() -> None:
     endless()
 
 
-defs = dg.Definitions.merge(build_defs(), dg.Definitions(jobs=[noop, stuck]))
+_studio = build_defs()
+defs = dg.Definitions(
+    assets=_studio.assets,
+    asset_checks=_studio.asset_checks,
+    resources=_studio.resources,
+    jobs=[*(_studio.jobs or ()), noop, stuck],
+    executor=dg.in_process_executor,
+)
