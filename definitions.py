@@ -16,6 +16,7 @@ from sensors.approvals import approvals
 from sensors.automation import automation
 from sensors.journal import failed_runs
 from sensors.knowledge import inbox
+from sensors.notify import notify
 from sensors.receipts import receipts
 
 
@@ -26,7 +27,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
         assets=dg.load_assets_from_modules([knowledge]),
         asset_checks=dg.load_asset_checks_from_modules([knowledge_checks]),
         jobs=[knowledge_refresh],
-        sensors=[inbox, approvals, receipts, failed_runs, automation],
+        sensors=[inbox, approvals, receipts, failed_runs, notify, automation],
         schedules=[reread_sources],
         resources={**resources, **(resource_overrides or {})},
         executor=dg.in_process_executor,

@@ -1,7 +1,7 @@
 """Who may use a route: `Authentication` finds out who sent a request, `allow` asks for the permission it takes.
 
-Every path but those in `PUBLIC` takes a known key before anything else is looked at; what a key may do is the
-business of `stemma.access`.
+Every path but those in `PUBLIC` and under `SIGNED` takes a known key before anything else is looked at; what a key may
+do is the business of `stemma.access`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from stemma.errors import Forbidden, InvalidInput, StemmaError, Unauthenticated
 from stemma.store.settings import Settings
 
 PUBLIC: Final = frozenset({"/healthz", "/readyz", "/openapi.json"})
+SIGNED: Final = "/api/v1/webhooks/"
+"""What begins like this asks for no key: its routes verify the signature of a webhook source."""
 
 _log = structlog.get_logger("api")
 
@@ -40,12 +42,12 @@ class Authentication:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in PUBLIC:
+        if scope["type"] == "http" and scope["path"] not in PUBLIC and not scope["path"].startswith(SIGNED):
             try:
                 principal, digest = await _authenticated(scope)
                 scope["state"]["principal"] = _simulated(principal, scope)
             except StemmaError as error:
-                await error_response(scope, _rated(scope, error))(scope, receive, send)
+                await error_response(scope, rated(scope, error))(scope, receive, send)
                 return
             if digest is not None:
                 receive = _compared(receive, digest)
@@ -107,7 +109,7 @@ def _simulated(principal: Principal, scope: Scope) -> Principal:
     return replace(principal, role=Role(wanted))
 
 
-def _rated(scope: Scope, error: StemmaError) -> StemmaError:
+def rated(scope: Scope, error: StemmaError) -> StemmaError:
     """What to answer a failure with: guessing gets no answers after a while, and nobody else is kept out by it."""
     state = scope["app"].state
     if isinstance(error, Unauthenticated):

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from api import idempotency, openapi, problems
-from api.access import Authentication
+from api.access import SIGNED, Authentication
 from api.bodies import JsonGuard
 from api.limits import InFlight, Rates
 from api.middleware import BodyLimit, LoopbackOnly, RequestLog, TextGuard, is_loopback
@@ -25,10 +25,12 @@ from api.routers import (
     historian,
     keys,
     ledger,
+    notifications,
     receipts,
     search,
     sources,
     subjects,
+    webhooks,
 )
 from api.streams import Streams
 from stemma.errors import InvalidInput
@@ -86,12 +88,14 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(keys.router)
     app.include_router(audit.router)
     app.include_router(subjects.router)
+    app.include_router(notifications.router)
+    app.include_router(webhooks.router)
     # The one added last sees a request first.
     larger = {
         f"{API}{documents.UPLOAD_PATH}": settings.max_document_bytes + _MULTIPART_OVERHEAD,
         f"{API}{approvals.PATH}": approvals.MAX_BODY_BYTES,
     }
-    app.add_middleware(JsonGuard)
+    app.add_middleware(JsonGuard, unread=SIGNED)
     app.add_middleware(Authentication)
     app.add_middleware(BodyLimit, larger=larger)
     app.add_middleware(TextGuard)

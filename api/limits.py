@@ -27,11 +27,13 @@ IN_FLIGHT: Final = {
     "documents": 32,
     "keys": 16,
     "ledger": 16,
+    "notifications": 8,
     "receipts": 16,
     "search": 32,
     "streams": 64,
     "subjects": 2,
     "uploads": 4,
+    "webhooks": 16,
 }
 
 

@@ -17,7 +17,20 @@ from typing import NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from cli import approvals, database, graph, historian, keys, knowledge, ledger, personal, receipt, serve
+from cli import (
+    approvals,
+    database,
+    graph,
+    historian,
+    keys,
+    knowledge,
+    ledger,
+    notify,
+    personal,
+    receipt,
+    serve,
+    webhooks,
+)
 from cli.output import err, print_error
 from stemma.errors import InvalidInput, StemmaError, Unavailable
 from stemma.store.settings import load_settings
@@ -42,6 +55,8 @@ personal.add_commands(app)
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(keys.app, name="keys")
 app.add_typer(receipt.app, name="receipt")
+app.add_typer(notify.app, name="notify")
+app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(database.app, name="db")
 
 _INTERRUPTED = 130

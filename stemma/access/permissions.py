@@ -39,6 +39,7 @@ PERMISSIONS: Final[dict[str, frozenset[Role]]] = {
     "approvals:withdraw-any": _ADMINS,
     "admin:keys": _ADMINS,
     "admin:audit": _ADMINS,
+    "admin:notify": _ADMINS,
     "admin:erase": _TOP,
 }
 

@@ -101,6 +101,13 @@ class Settings(BaseSettings):
     fetch_max_bytes: int = Field(default=50_000_000, ge=1, description="Largest body the outgoing fetcher accepts")
     fetch_timeout: float = Field(default=30.0, gt=0, description="Seconds one outgoing fetch may take in all")
 
+    notify_timeout: float = Field(
+        default=15.0, ge=0.1, le=25.0, description="Seconds one attempt to deliver a notification may take in all"
+    )
+    notify_deadline_hours: float = Field(
+        default=72.0, gt=0, description="Hours for which the delivery of a notification is attempted"
+    )
+
     ff_jobs_worker: bool = Field(default=False, validation_alias="FF_JOBS_WORKER", description="Run queued jobs")
     ff_cost_telemetry: bool = Field(
         default=False, validation_alias="FF_COST_TELEMETRY", description="Aggregate provider costs"
