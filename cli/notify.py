@@ -37,9 +37,7 @@ def channels(as_json: Json = False) -> None:
         print_json([{"name": name, "kind": kind, "topics": topics} for name, kind, topics in found])
         return
     rows = [(name, kind, "\n".join(topics) or "nothing") for name, kind, topics in found]
-    print_table(
-        "Channels", ("name", "kind", "topics"), rows, empty="No channels: there is no notify.yaml, or none in it."
-    )
+    print_table("Channels", ("name", "kind", "topics"), rows, empty="There is no channel in notify.yaml.")
 
 
 @app.command()

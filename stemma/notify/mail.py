@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from email.message import EmailMessage
 from email.utils import format_datetime
 
@@ -32,24 +32,11 @@ def send(channel: MailChannel, message: Message, *, timeout: float) -> None:
     try:
         found = anyio.run(addresses)
         with _session(channel, found[0], ends_at) as client:
-            client.send_message(mail(channel, message), channel.sender, list(channel.recipients))
-    except TimeoutError:
-        raise timed_out(timeout) from None
-    except smtplib.SMTPRecipientsRefused as error:
-        raise _recipients_refused(channel, error.recipients) from None
-    except smtplib.SMTPResponseException as error:
-        what = f"The mail server answered with {error.smtp_code}: {_said(error.smtp_error)}."
-        permanent = error.smtp_code >= 500
-        raise Undelivered(f"smtp_{error.smtp_code}", what, permanent=permanent) from None
-    except smtplib.SMTPNotSupportedError:
-        what = "The mail server cannot do what the channel asks for, such as take a password."
-        raise Undelivered("smtp_not_supported", what, permanent=True) from None
-    except ssl.SSLCertVerificationError:
-        raise Undelivered("smtp_untrusted", "The mail server's certificate is not to be trusted.") from None
-    except (OSError, smtplib.SMTPException, ValueError):
-        if time.monotonic() >= ends_at:
-            raise timed_out(timeout) from None
-        raise Undelivered("smtp_unreachable", "The mail server does not answer, or not as SMTP says.") from None
+            refused = client.send_message(mail(channel, message), channel.sender, list(channel.recipients))
+            if refused:
+                raise smtplib.SMTPRecipientsRefused(refused)
+    except (OSError, smtplib.SMTPException, ValueError) as error:
+        raise timed_out(timeout) if time.monotonic() >= ends_at else _as_undelivered(error, channel) from None
 
 
 def mail(channel: MailChannel, message: Message) -> EmailMessage:
@@ -66,12 +53,30 @@ def mail(channel: MailChannel, message: Message) -> EmailMessage:
 
 
 class _Pinned(smtplib.SMTP):
-    """Connects to the address that was checked, and knows the server by its name."""
+    """Connects to the address that was checked, knows the server by its name, and hangs up at a moment.
+
+    A timeout counts from the last byte on: one that comes now and then would hold the delivery up for ever.
+    """
 
     address: str
+    ends_at: float
+    _handle: socket.socket | None = None
+    _watchdog: threading.Timer | None = None
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
-        return socket.create_connection((self.address, port), timeout)
+        connection = socket.create_connection((self.address, port), timeout)
+        # Another handle to the same connection: TLS is laid over this one, and is its thread's alone.
+        self._handle = connection.dup()
+        self._watchdog = threading.Timer(max(self.ends_at - time.monotonic(), 0.0), _hang_up, (self._handle,))
+        self._watchdog.daemon = True
+        self._watchdog.start()
+        return connection
+
+    def close(self) -> None:
+        super().close()
+        if self._watchdog is not None and self._handle is not None:
+            self._watchdog.cancel()
+            _hang_up(self._handle)
 
 
 class _PinnedTls(smtplib.SMTP_SSL, _Pinned):
@@ -81,14 +86,10 @@ class _PinnedTls(smtplib.SMTP_SSL, _Pinned):
 @contextlib.contextmanager
 def _session(channel: MailChannel, address: str, ends_at: float) -> Iterator[smtplib.SMTP]:
     context = ssl.create_default_context()
-    pinned = type("Pinned", (_PinnedTls if channel.tls == "implicit" else _Pinned,), {"address": address})
-    remaining = max(ends_at - time.monotonic(), 0.1)
+    base = _PinnedTls if channel.tls == "implicit" else _Pinned
+    pinned = type("Pinned", (base,), {"address": address, "ends_at": ends_at})
     more = {"context": context} if channel.tls == "implicit" else {}
-    client: smtplib.SMTP = pinned(channel.host, channel.port, timeout=remaining, **more)
-    # A timeout counts from the last byte on: one that comes now and then would hold the delivery up for ever.
-    watchdog = threading.Timer(max(ends_at - time.monotonic(), 0.0), _hang_up, (client,))
-    watchdog.daemon = True
-    watchdog.start()
+    client: smtplib.SMTP = pinned(channel.host, channel.port, timeout=max(ends_at - time.monotonic(), 0.1), **more)
     try:
         client.ehlo()
         if channel.tls != "implicit":
@@ -100,7 +101,6 @@ def _session(channel: MailChannel, address: str, ends_at: float) -> Iterator[smt
         with contextlib.suppress(OSError, smtplib.SMTPException, ValueError):
             client.quit()
     finally:
-        watchdog.cancel()
         client.close()
 
 
@@ -114,17 +114,26 @@ def _secure(channel: MailChannel, client: smtplib.SMTP, context: ssl.SSLContext)
         raise Undelivered("smtp_tls_missing", f"{_NOT_OVER_PLAIN} a password is sent over TLS alone.", permanent=True)
 
 
-def _hang_up(client: smtplib.SMTP) -> None:
-    """End the connection under whoever waits for it; TLS would have to be shut down by that thread."""
-    if client.sock is not None:
-        with contextlib.suppress(OSError):
-            socket.socket.shutdown(client.sock, socket.SHUT_RDWR)
+def _hang_up(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError), connection:
+        connection.shutdown(socket.SHUT_RDWR)
 
 
-def _recipients_refused(channel: MailChannel, refused: Mapping[str, tuple[int, bytes]]) -> Undelivered:
-    codes = sorted({code for code, _ in refused.values()})
-    what = f"The mail server refused {len(refused)} of {len(channel.recipients)} recipients with {codes[0]}."
-    return Undelivered(f"smtp_{codes[0]}", what, permanent=codes[0] >= 500)
+def _as_undelivered(error: Exception, channel: MailChannel) -> Undelivered:
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        # Where one of them may be taken later, the others get the mail twice, with the same Message-ID.
+        code = min(code for code, _ in error.recipients.values())
+        what = f"The mail server refused {len(error.recipients)} of {len(channel.recipients)} recipients with {code}."
+        return Undelivered(f"smtp_{code}", what, permanent=code >= 500)
+    if isinstance(error, smtplib.SMTPResponseException):
+        what = f"The mail server answered with {error.smtp_code}: {_said(error.smtp_error)}."
+        return Undelivered(f"smtp_{error.smtp_code}", what, permanent=error.smtp_code >= 500)
+    if isinstance(error, smtplib.SMTPNotSupportedError):
+        what = "The mail server cannot do what the channel asks for, such as take a password."
+        return Undelivered("smtp_not_supported", what, permanent=True)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Undelivered("smtp_untrusted", "The mail server's certificate is not to be trusted.")
+    return Undelivered("smtp_unreachable", "The mail server does not answer, or not as SMTP says.")
 
 
 def _said(answer: bytes | str) -> str:

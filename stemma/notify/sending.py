@@ -100,7 +100,9 @@ async def resolve(host: str, port: int, *, allow_private: bool) -> list[str]:
 async def _post(url: httpx.URL, body: bytes, headers: Mapping[str, str], *, allow_private: bool) -> Answer:
     port = url.port or (443 if url.scheme == "https" else 80)
     addresses = await resolve(url.raw_host.decode(), port, allow_private=allow_private)
-    async with httpx.AsyncClient(verify=httpx.create_ssl_context(), trust_env=False, timeout=None) as client:
+    # The caller's limit is for everything together; one for each step would add nothing.
+    timeout = httpx.Timeout(None)
+    async with httpx.AsyncClient(verify=httpx.create_ssl_context(), trust_env=False, timeout=timeout) as client:
         for address in addresses:
             # The very address that was checked, so that a second answer of the name server changes nothing.
             request = client.build_request(
