@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from api import idempotency, openapi, problems
 from api.access import SIGNED, Authentication
 from api.bodies import JsonGuard
+from api.launches import Launches
 from api.limits import InFlight, Rates
 from api.middleware import BodyLimit, LoopbackOnly, RequestLog, TextGuard, is_loopback
 from api.routers import (
@@ -23,6 +24,7 @@ from api.routers import (
     documents,
     health,
     historian,
+    jobs,
     keys,
     ledger,
     notifications,
@@ -34,8 +36,9 @@ from api.routers import (
 )
 from api.streams import Streams
 from stemma.errors import InvalidInput
+from stemma.jobs import model
 from stemma.knowledge.search import Searcher
-from stemma.ledger.feed import CHANNEL
+from stemma.ledger import feed
 from stemma.ledger.service import Ledger
 from stemma.store.database import Database
 from stemma.store.settings import Settings, load_settings
@@ -83,6 +86,9 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(approvals.router)
     app.include_router(historian.router)
     app.include_router(historian.streams)
+    app.include_router(jobs.router)
+    app.include_router(jobs.streams)
+    app.include_router(jobs.aliases)
     app.include_router(ledger.router)
     app.include_router(receipts.router)
     app.include_router(keys.router)
@@ -126,5 +132,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.database = database
         app.state.searcher = searcher
         app.state.ledger = opened.enter_context(Ledger(database.urls, settings))
-        async with Streams(database.urls.app, CHANNEL) as app.state.streams:
+        async with (
+            Launches(settings) as app.state.launches,
+            Streams(database.urls.app, feed.CHANNEL, model.CHANNEL) as app.state.streams,
+        ):
             yield

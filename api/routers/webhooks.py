@@ -11,15 +11,16 @@ from uuid import UUID
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
-from stemma.jobs.model import Job, JobState
 
 from api.access import SIGNED, rated
 from api.bodies import check_json
 from api.deps import DatabaseDep, LedgerDep, SettingsDep
 from api.idempotency import once_for
+from api.launches import LaunchesDep
 from api.limits import Rates, limited
 from api.openapi import problems
 from stemma.errors import InvalidInput, StemmaError
+from stemma.jobs.model import Job, JobState
 from stemma.ledger.change import Change
 from stemma.notify import reception
 from stemma.notify.standard_webhooks import ID, SIGNATURE, TIMESTAMP
@@ -63,6 +64,7 @@ async def receive(
     database: DatabaseDep,
     settings: SettingsDep,
     ledger: LedgerDep,
+    launches: LaunchesDep,
 ) -> Response:
     """The body, or the part of it that the source names, becomes the input of a job of the source's kind."""
     body = await request.body()
@@ -85,9 +87,11 @@ async def receive(
     try:
         async with once_for(request.app, database, received.keyed) as once:
             change = await run_in_threadpool(database.read, submit)
-            return await once.commit(ledger, change, status=202, body=_accepted)
+            response = await once.commit(ledger, change, status=202, body=_accepted)
     except InvalidInput as error:
-        raise _id_reused() if error.code == "idempotency_key_reused" else error from None
+        raise (_id_reused() if error.code == "idempotency_key_reused" else error) from None
+    launches.launch(change.result(()))
+    return response
 
 
 def _accepted(job: Job) -> AcceptedBody:

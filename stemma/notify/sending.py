@@ -5,9 +5,11 @@ What is sent is the business of `slack`, `signed` and `mail`; when and how often
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 import socket
+import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -102,7 +104,7 @@ async def _post(url: httpx.URL, body: bytes, headers: Mapping[str, str], *, allo
     addresses = await resolve(url.raw_host.decode(), port, allow_private=allow_private)
     # The caller's limit is for everything together; one for each step would add nothing.
     timeout = httpx.Timeout(None)
-    async with httpx.AsyncClient(verify=httpx.create_ssl_context(), trust_env=False, timeout=timeout) as client:
+    async with httpx.AsyncClient(verify=_tls(), trust_env=False, timeout=timeout) as client:
         for address in addresses:
             # The very address that was checked, so that a second answer of the name server changes nothing.
             request = client.build_request(
@@ -123,6 +125,12 @@ async def _post(url: httpx.URL, body: bytes, headers: Mapping[str, str], *, allo
             finally:
                 await response.aclose()
     raise Undelivered("receiver_unreachable", "No connection to the receiver, or none that TLS can trust.")
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """Loading the certificates of all authorities takes longer than most requests."""
+    return httpx.create_ssl_context()
 
 
 async def _beginning(response: httpx.Response) -> bytes:

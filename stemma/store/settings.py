@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from stemma.errors import InvalidInput
@@ -63,6 +63,11 @@ class Settings(BaseSettings):
     )
     api_failures_per_minute: int = Field(
         default=60, ge=1, description="Failed authentications per minute from one address that are told why"
+    )
+    internal_token: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="What outside schedulers (cron, n8n) send as x-internal-token to start jobs; unset: they cannot",
     )
     webserver_port: int = Field(default=8401, ge=1, le=65535, description="Loopback port of the Dagster webserver")
     code_server_port: int = Field(default=8402, ge=1, le=65535, description="Loopback port of the Dagster code server")

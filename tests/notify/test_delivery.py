@@ -140,7 +140,7 @@ def test_a_process_that_is_killed_loses_nothing(office: Any, receiver: Any, wait
     assert first.headers["webhook-id"] == second.headers["webhook-id"] and first.body == second.body
 
 
-def test_two_processes_send_nothing_twice(office: Any, receiver: Any) -> None:
+def test_several_that_deliver_at_once_send_nothing_twice(office: Any, receiver: Any) -> None:
     office.configure({"n8n": hook(receiver.url)})
     office.tell(*(news(str(number)) for number in range(20)))
     office.deliver(at_most=0)

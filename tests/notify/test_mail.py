@@ -17,6 +17,7 @@ from stemma.notify.mail import send
 from stemma.notify.messages import Message
 from stemma.notify.sending import Undelivered
 
+TLS = [("starttls", "when-offered"), ("starttls", "required"), ("implicit", "implicit")]
 TO = ["ops@example.org", "ada@example.org"]
 MESSAGE = Message("run.failed", "Run failed: Übung", "Line one.\n.\nLine two " + "x" * 2000)
 
@@ -36,9 +37,7 @@ def trusted(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
 
 
-@pytest.mark.parametrize(
-    ("served", "wanted"), [("starttls", "when-offered"), ("starttls", "required"), ("implicit",) * 2]
-)
+@pytest.mark.parametrize(("served", "wanted"), TLS)
 def test_mail_goes_over_tls_with_a_password(
     mail_server: Callable[..., Any], trusted: None, served: str, wanted: str
 ) -> None:
