@@ -7,14 +7,13 @@ messages, and its own only once: after an attempt that is to be repeated, a chan
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
-
-import structlog
 
 from stemma.errors import Conflict
 from stemma.ledger.service import Ledger
@@ -27,12 +26,13 @@ from stemma.redaction import redact
 from stemma.store.database import Database
 from stemma.store.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 _FIRST_PAUSE: Final = 5.0
 _LONGEST_PAUSE: Final = 3600.0
 _MOST_CHANNELS: Final = 16
 _GRACE: Final = 30.0
 _MAX_ERROR: Final = 500
-_log = structlog.get_logger("notify")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +125,8 @@ class _Run:
     def _undelivered(self, claimed: Claimed, error: Undelivered) -> str:
         seconds = max(pause(claimed.attempts), error.retry_after)
         given_up = error.permanent or seconds > claimed.remaining
-        _log.warning(
-            "not delivered",
-            channel=claimed.channel,
-            notification=str(claimed.id),
-            attempts=claimed.attempts,
-            code=error.code,
-            given_up=given_up,
-        )
+        outcome = "given up" if given_up else "postponed"
+        logger.warning("%s to %s is %s: %s", claimed.id, claimed.channel, outcome, error.code)
         if given_up:
             with contextlib.suppress(Conflict):
                 self.ledger.commit(outbox.failed(claimed, error.code, error.message)).result()

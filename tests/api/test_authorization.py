@@ -15,10 +15,13 @@ import httpx
 import psycopg
 import pytest
 
-from api.access import PUBLIC, rules
+from api.access import PUBLIC, SIGNED, rules
 from api.app import create_app
 from stemma.access.keys import IssuedKey
 from stemma.access.permissions import PERMISSIONS, SCOPES, Role
+from stemma.access.principal import local_principal
+from stemma.ledger.service import Ledger
+from stemma.notify import sources
 from stemma.store.database import Database, DatabaseUrls
 from stemma.store.settings import Settings
 
@@ -50,6 +53,7 @@ class Studio:
     client: httpx.Client
     keys: dict[Role, Keys]
     victim: IssuedKey
+    source: str
 
     def ask(
         self, path: str, method: str, *, key: str | None, object_id: str, token: str | None = None
@@ -96,13 +100,20 @@ def studio(
     }
     victim = issue(Role.VIEWER)
     with Database(urls) as database, serve(create_app(settings, database=database), key=None) as client:
-        yield Studio(client, keys, victim)
+        yield Studio(client, keys, victim, _source(settings, database))
     drop_database(urls)
+
+
+def _source(settings: Settings, database: Database) -> str:
+    """The name of a webhook source."""
+    with Ledger(database.urls, settings) as ledger, database.snapshot() as connection:
+        change = sources.add(connection, local_principal(), settings, name="n8n", job_kind="noop", input_pointer="")
+        return ledger.commit(change).result(20).source.name
 
 
 def test_every_route_asks_for_a_permission_or_is_public() -> None:
     without = {path for path, _, rule in ROUTES if rule is None}
-    assert without == PUBLIC
+    assert without == {*PUBLIC, SIGNED + "{source}"}
     assert len(PROTECTED) > 10
 
 
@@ -160,6 +171,14 @@ def test_what_schedulers_start_takes_their_token_and_no_key(studio: Studio) -> N
         assert studio.ask(path, method, key=None, object_id="nothing", token=TOKEN) == (404, "")
     for path, method, _ in PROTECTED:
         assert studio.ask(path, method, key=None, object_id=str(uuid4()), token=TOKEN) == (401, "key_missing")
+
+
+def test_webhooks_take_the_signature_of_their_source_and_no_key(studio: Studio) -> None:
+    every_key = [key for keys in studio.keys.values() for key in (keys.full, *keys.narrow.values(), keys.revoked)]
+    for key in (None, "nonsense", *every_key):
+        asked = studio.ask(SIGNED + "{source}", "POST", key=key, object_id=studio.source)
+        assert asked == (401, "webhook_headers_missing")
+    assert [(path, method) for path, method, _ in ROUTES if path.startswith(SIGNED)] == [(SIGNED + "{source}", "POST")]
 
 
 def test_another_s_object_was_left_alone(studio: Studio) -> None:
