@@ -78,8 +78,11 @@ def outbox(
     if as_json:
         print_json(page)
         return
-    rows = [(str(n.id), n.channel, n.title, n.state, n.attempts, moment(n.created_at), n.error) for n in page.data]
-    columns = ("id", "channel", "title", "state", "attempts", "since", "last error")
+    rows = [
+        (str(n.id), n.channel, f"{n.state}\n{moment(n.settled_at or n.next_attempt_at)}", f"{n.title}\n{n.error or ''}")
+        for n in page.data
+    ]
+    columns = ("id", "channel", "state", "message and last error")
     print_table("Notifications", columns, rows, empty="No notifications.")
     if page.next_cursor:
         out.print(Text(f"more: --cursor {page.next_cursor}", style="dim"), soft_wrap=True)

@@ -52,11 +52,11 @@ class Sender:
         secret: str,
         body: bytes = BODY,
         *,
-        id: str | None = None,
+        message: str | None = None,
         ago: float = 0,
         **headers: str,
     ) -> httpx.Response:
-        message, at = id or f"msg_{uuid4().hex}", datetime.fromtimestamp(time.time() - ago, UTC)
+        message, at = message or f"msg_{uuid4().hex}", datetime.fromtimestamp(time.time() - ago, UTC)
         signature = standardwebhooks.Webhook(secret).sign(message, at, body.decode())
         signed = {ID: message, TIMESTAMP: str(int(at.timestamp())), SIGNATURE: signature}
         signed = {**signed, "Content-Type": "application/json", **{f"webhook-{k}": v for k, v in headers.items()}}
@@ -99,20 +99,20 @@ def test_the_whole_body_is_the_input_where_no_part_is_named(sender: Sender) -> N
 
 def test_a_repeat_is_answered_as_the_first_and_done_once(sender: Sender) -> None:
     name, secret = sender.add()
-    first = sender.send(name, secret, id="msg_1")
-    again = sender.send(name, secret, id="msg_1", ago=1)
+    first = sender.send(name, secret, message="msg_1")
+    again = sender.send(name, secret, message="msg_1", ago=1)
     assert again.json() == first.json() and again.headers["idempotency-replayed"] == "true"
-    other = sender.send(name, secret, b'{"data": {"job": {}}}', id="msg_1")
+    other = sender.send(name, secret, b'{"data": {"job": {}}}', message="msg_1")
     assert (other.status_code, other.json()["code"]) == (422, "webhook_id_reused")
     assert len(sender.jobs(name)) == 1
     another, its = sender.add()
-    assert sender.send(another, its, id="msg_1").json()["job"] != first.json()["job"]
+    assert sender.send(another, its, message="msg_1").json()["job"] != first.json()["job"]
 
 
 def test_many_at_once_with_one_id_are_one(sender: Sender) -> None:
     name, secret = sender.add()
     with ThreadPoolExecutor(8) as threads:
-        answers = list(threads.map(lambda _: sender.send(name, secret, id="msg_1").status_code, range(8)))
+        answers = list(threads.map(lambda _: sender.send(name, secret, message="msg_1").status_code, range(8)))
     assert set(answers) <= {202, 409} and 202 in answers and len(sender.jobs(name)) == 1
 
 
@@ -150,9 +150,9 @@ def test_what_is_not_signed_as_it_has_to_be_is_refused_unread(sender: Sender, se
 )
 def test_a_signed_body_that_cannot_be_used_is_named(sender: Sender, body: bytes, status: int, code: str) -> None:
     name, secret = sender.add()
-    answer = sender.send(name, secret, body, id="msg_1")
+    answer = sender.send(name, secret, body, message="msg_1")
     assert (answer.status_code, answer.json()["code"]) == (status, code)
-    assert sender.send(name, secret, id="msg_1").status_code == 202, "what had no effect may be mended"
+    assert sender.send(name, secret, message="msg_1").status_code == 202, "what had no effect may be mended"
 
 
 def test_an_unknown_source_is_like_any_address_that_leads_nowhere(sender: Sender) -> None:
