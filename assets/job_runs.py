@@ -13,7 +13,7 @@ from uuid import UUID
 
 import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
-from dagster._core.events import DagsterEvent
+from dagster._core.events import DagsterEvent, EngineEventData
 from dagster._core.execution.context.system import PlanOrchestrationContext
 from dagster._core.execution.plan.plan import ExecutionPlan
 from dagster._core.execution.retries import RetryMode
@@ -53,7 +53,8 @@ class ClaimingExecutor(Executor):
             held(database, UUID(job_id), run.run_id, on_stop=stop) as job,
         ):
             if job is None:
-                yield DagsterEvent.engine_event(plan_context, f"Another run has job {job_id}, or it ended: not run.")
+                told = f"Another run has job {job_id}, or it is not to be run now."
+                yield DagsterEvent.engine_event(plan_context, told, EngineEventData())
             else:
                 yield from self._carry_out(job, plan_context, execution_plan)
 

@@ -22,6 +22,7 @@ from cli import (
     database,
     graph,
     historian,
+    jobs,
     keys,
     knowledge,
     ledger,
@@ -53,6 +54,7 @@ historian.add_commands(app)
 ledger.add_commands(app)
 personal.add_commands(app)
 app.add_typer(approvals.app, name="approvals")
+app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="keys")
 app.add_typer(receipt.app, name="receipt")
 app.add_typer(notify.app, name="notify")

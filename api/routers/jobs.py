@@ -34,7 +34,6 @@ streams = APIRouter(prefix=API, tags=["jobs"], dependencies=[allow("jobs:read"),
 aliases = APIRouter(tags=["jobs"], route_class=limited("jobs"), include_in_schema=False)
 
 _EVENTS: Final = 200
-OFF_HINT: Final = "FF_JOBS_WORKER is false: jobs stay queued until it is set and the studio is started again."
 
 IdPath = Annotated[UUID, Path(alias="id", examples=["8e03978e-40d5-43dd-bc93-6894a57f9324"])]
 
@@ -292,7 +291,7 @@ async def run_by_name(
 
 def _worker(settings: Settings) -> dict[str, Any]:
     on = launching.is_on(settings)
-    return {"worker": "on" if on else "off", "hint": None if on else OFF_HINT}
+    return {"worker": "on" if on else "off", "hint": None if on else launching.OFF_HINT}
 
 
 def _body(job: Job) -> JobBody:

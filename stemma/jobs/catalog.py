@@ -1,8 +1,9 @@
-"""Reading jobs: one, lists, events, and how many there are."""
+"""Reading jobs: one, lists, events also as they come, and how many there are."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final, LiteralString
 from uuid import UUID
@@ -11,9 +12,9 @@ from psycopg.rows import class_row, dict_row
 
 from stemma.access.permissions import Role
 from stemma.errors import NotFound
-from stemma.jobs.model import Job, JobEvent, JobState
+from stemma.jobs.model import CHANNEL, Job, JobEvent, JobState
 from stemma.store.cursors import Page, cut_page, decode_cursor, encode_cursor
-from stemma.store.database import Connection
+from stemma.store.database import Connection, DatabaseUrls, connect
 
 _COLUMNS: Final = """
     id, kind, input, priority, actor, role, submitted_at, scheduled_at, max_attempts, state, due_at, attempt, run_id,
@@ -28,6 +29,7 @@ _LIST: Final = f"""
     ORDER BY position DESC LIMIT %(limit)s
 """
 _NEWEST: Final = 2**63 - 1
+_POLL_SECONDS: Final = 2.0
 
 
 def get_job(connection: Connection, job_id: UUID) -> Job:
@@ -64,6 +66,26 @@ def list_events(connection: Connection, job_id: UUID, after: int = 0, *, limit: 
                 (job_id, after, limit),
             )
         )
+
+
+def follow(urls: DatabaseUrls, job_id: UUID, after: int = 0) -> Iterator[JobEvent]:
+    """A job's events after a seq as they come, until its last; waits in the caller's thread.
+
+    Raises NotFound, Unavailable, and what psycopg says when the connection is lost.
+    """
+    with contextlib.closing(connect(urls.app, autocommit=True)) as connection:
+        connection.execute(f"LISTEN {CHANNEL}")
+        while True:
+            # Read before the events: what it had ended with is among them.
+            ended = get_job(connection, job_id).state.is_final
+            found = list_events(connection, job_id, after)
+            yield from found
+            after = found[-1].seq if found else after
+            if ended and not found:
+                return
+            if not found:
+                for _ in connection.notifies(timeout=_POLL_SECONDS, stop_after=1):
+                    pass
 
 
 def count_by_kind_and_state(connection: Connection) -> dict[tuple[str, JobState], int]:

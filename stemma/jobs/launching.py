@@ -39,6 +39,9 @@ _TERMINATE: Final = """
 """
 
 
+OFF_HINT: Final = "FF_JOBS_WORKER is false: jobs stay queued until it is set and the studio is started again."
+
+
 def is_on(settings: Settings) -> bool:
     """Whether jobs are run here at all."""
     return settings.ff_jobs_worker

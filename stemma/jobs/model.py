@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 from uuid import UUID
 
 from stemma.access.permissions import Role
 
-CHANNEL: Final = "stemma_jobs"
+CHANNEL: Final[LiteralString] = "stemma_jobs"
 """What the database notifies of each job's new events; the payload is the job's id."""
 
 JOB_TAG: Final = "stemma/job_id"

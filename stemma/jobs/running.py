@@ -28,7 +28,7 @@ from stemma.store.database import Connection, Database
 
 logger = logging.getLogger(__name__)
 
-BEAT_SECONDS: Final = 5.0
+BEAT_SECONDS = 5.0
 _ATTEMPTS: Final = 5
 _LONGEST_LINE: Final = 4000
 _TELL: Final = """
@@ -94,9 +94,7 @@ def current() -> RunningJob | None:
 
 
 @contextlib.contextmanager
-def held(
-    database: Database, job_id: UUID, run_id: str, *, on_stop: Callable[[], None], beat_seconds: float = BEAT_SECONDS
-) -> Iterator[RunningJob | None]:
+def held(database: Database, job_id: UUID, run_id: str, *, on_stop: Callable[[], None]) -> Iterator[RunningJob | None]:
     """Claim a job and hold it for the block; None where another run was first, or it is not to be run now.
 
     `on_stop` is called once, from another thread, when the work has to stop: somebody cancelled the job, or the lease
@@ -104,17 +102,14 @@ def held(
     """
     # Signing is the business of the processes that live longer.
     with LedgerWriter(database.urls.app) as writer:
-        try:
-            job = _write(database, writer, lambda connection: lifecycle.claim(connection, job_id, run_id))
-        except Conflict as error:
-            logger.info("not claimed: %s", error)
+        job = _claimed(database, writer, job_id, run_id)
+        if job is None:
             yield None
             return
         running = RunningJob(database, writer, job, run_id)
         ended = threading.Event()
-        heart = threading.Thread(
-            target=_beat, args=(database, job_id, run_id, ended, on_stop, beat_seconds), name="job-lease", daemon=True
-        )
+        beating = (database, job_id, run_id, ended, on_stop)
+        heart = threading.Thread(target=_beat, args=beating, name="job-lease", daemon=True)
         heart.start()
         token = _current.set(running)
         try:
@@ -125,15 +120,16 @@ def held(
             heart.join()
 
 
-def _beat(
-    database: Database,
-    job_id: UUID,
-    run_id: str,
-    ended: threading.Event,
-    on_stop: Callable[[], None],
-    seconds: float,
-) -> None:
-    while not ended.wait(seconds):
+def _claimed(database: Database, writer: LedgerWriter, job_id: UUID, run_id: str) -> Job | None:
+    try:
+        return _write(database, writer, lambda connection: lifecycle.claim(connection, job_id, run_id))
+    except Conflict as error:
+        logger.info("not claimed: %s", error)
+        return None
+
+
+def _beat(database: Database, job_id: UUID, run_id: str, ended: threading.Event, on_stop: Callable[[], None]) -> None:
+    while not ended.wait(BEAT_SECONDS):
         # A database that is away is waited for: the lease is long enough for a restart.
         with contextlib.suppress(StemmaError, psycopg.Error):
             with database.transaction() as connection:

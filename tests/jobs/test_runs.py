@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -15,8 +17,9 @@ from dagster._core.execution.api import create_execution_plan, execute_run
 from definitions import defs
 from resources.instance import open_instance
 from stemma.access.principal import local_principal
-from stemma.jobs import catalog, kinds, launching, lifecycle
+from stemma.jobs import catalog, kinds, launching, lifecycle, running
 from stemma.jobs.model import Job, JobEvent, JobState
+from stemma.knowledge.models import Source
 from stemma.ledger.change import Change
 from stemma.store.database import Database
 from stemma.store.settings import Settings
@@ -82,8 +85,6 @@ def test_a_second_run_leaves_the_job_alone(instance: dg.DagsterInstance, databas
 def test_a_kind_materializes_its_assets(
     instance: dg.DagsterInstance, database: Database, settings: Settings, queue: Any, add_source: Any, tmp_path: Any
 ) -> None:
-    from stemma.knowledge.models import Source
-
     (tmp_path / "lamp.md").write_text("# Lamp\n\nThe lamp takes a bulb.\n")
     source = add_source(Source("lamps", "folder", (str(tmp_path),)))
     instance.add_dynamic_partitions("knowledge_sources", [source.name])
@@ -98,9 +99,9 @@ def test_a_kind_materializes_its_assets(
 def test_what_cannot_be_mended_ends_the_job_with_its_reason(
     instance: dg.DagsterInstance, database: Database, queue: Any, add_source: Any, tmp_path: Any
 ) -> None:
-    from stemma.knowledge.models import Source
-
+    (tmp_path / "gone").mkdir()
     source = add_source(Source("gone", "folder", (str(tmp_path / "gone"),)))
+    (tmp_path / "gone").rmdir()
     instance.add_dynamic_partitions("knowledge_sources", [source.name])
     job = queue("convert", input={"source": source.name})
     assert run(instance, job).status is dg.DagsterRunStatus.FAILURE
@@ -133,14 +134,19 @@ def test_a_passing_failure_is_postponed_until_no_attempt_is_left(
 
 
 def test_a_cancelled_run_stops(
-    instance: dg.DagsterInstance, database: Database, queue: Any, commit: Callable[[Change[Any]], Any]
+    instance: dg.DagsterInstance,
+    database: Database,
+    queue: Any,
+    commit: Callable[[Change[Any]], Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The run finds out by its lease, without anybody who terminates it."""
+    monkeypatch.setattr(running, "BEAT_SECONDS", 0.1)
     job = queue(input={"seconds": 60})
 
     def cancel_once_it_runs() -> None:
         while look(database, job)[0].state is not JobState.RUNNING:
-            threading.Event().wait(0.02)
+            time.sleep(0.02)
         commit(database.read(lambda connection: lifecycle.cancel(connection, local_principal(), job.id)))
 
     canceller = threading.Thread(target=cancel_once_it_runs)
@@ -154,7 +160,5 @@ def test_a_cancelled_run_stops(
 
 def test_a_run_for_a_job_that_is_not_there_does_nothing(instance: dg.DagsterInstance, queue: Any) -> None:
     job = queue()
-    from dataclasses import replace
-
     unknown = replace(job, id=UUID(int=0))
     assert run(instance, unknown).status is dg.DagsterRunStatus.FAILURE
