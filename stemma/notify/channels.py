@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
+import httpx
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
@@ -43,8 +44,9 @@ class _Posted(_Part):
     def _usable(self) -> _Posted:
         try:
             parts = urlsplit(self.url.get_secret_value())
+            httpx.URL(self.url.get_secret_value())
             usable = bool(parts.hostname) and (parts.port is None or parts.port > 0) and parts.username is None
-        except ValueError:
+        except (ValueError, httpx.InvalidURL):
             usable = False
         if not usable or parts.scheme not in ("http", "https"):
             raise ValueError("url has to read https://host/path, without user name and password")

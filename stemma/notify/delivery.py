@@ -81,6 +81,10 @@ def send(channel: Channel, message: Message, settings: Settings) -> None:
     except Undelivered as error:
         told = _scrubbed(error.message, channel)
         raise Undelivered(error.code, told, permanent=error.permanent, retry_after=error.retry_after) from None
+    except Exception as error:
+        # Its words may hold anything, and no message may be attempted for ever.
+        what = f"The attempt ended with {type(error).__name__}, which nobody foresaw."
+        raise Undelivered("unexpected_error", what) from None
 
 
 def pause(attempts: int) -> float:

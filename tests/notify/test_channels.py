@@ -62,6 +62,7 @@ def test_topics_go_to_the_channels_whose_globs_they_match(home: Settings) -> Non
         ({"channels": {"team": {**SLACK, "url": "https://ada:hunter2@hooks.slack.com"}}}, "without user name"),
         ({"channels": {"team": {**SLACK, "url": "https://[hunter2"}}}, "https://host/path"),
         ({"channels": {"team": {**SLACK, "url": "file:///hunter2"}}}, "https://host/path"),
+        ({"channels": {"team": {**SLACK, "url": "https://hunter2.example/\x7f"}}}, "https://host/path"),
         ({"channels": {"n8n": {**HOOK, "secrets": []}}}, "secrets"),
         ({"channels": {"n8n": {**HOOK, "secrets": ["hunter2"]}}}, "no webhook secret"),
         ({"channels": {"mail": {**MAIL, "recipients": ["Ada <hunter2@example.org>"]}}}, "ops@example.org"),

@@ -20,14 +20,17 @@ import pytest
 import standardwebhooks
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from stemma.access.principal import local_principal
 from stemma.errors import Conflict, InvalidInput
 from stemma.ledger.feed import Filter, list_entries
 from stemma.notify import outbox
-from stemma.notify.delivery import pause
+from stemma.notify.channels import WebhookChannel
+from stemma.notify.delivery import pause, send
 from stemma.notify.messages import Message
 from stemma.notify.outbox import State
+from stemma.notify.sending import Undelivered
 from stemma.notify.slack import payload
 from stemma.store.logs import configure_logging
 from stemma.store.settings import REPOSITORY
@@ -260,6 +263,15 @@ def test_messages_wait_for_a_file_that_can_be_read(office: Any, receiver: Any) -
         office.deliver()
     office.configure({"n8n": hook(receiver.url)})
     assert office.deliver().delivered == 1
+
+
+def test_an_error_that_nobody_foresaw_is_an_attempt_like_others(office: Any) -> None:
+    url, secrets = SecretStr("http://hunter2.example/\x7f"), (SecretStr(SECRET),)
+    unusable = WebhookChannel.model_construct(url=url, signing_secrets=secrets, allow_private=True)
+    with pytest.raises(Undelivered) as refused:
+        send(unusable, news(), office.settings)
+    assert refused.value.code == "unexpected_error" and not refused.value.permanent
+    assert "hunter2" not in str(refused.value)
 
 
 def test_a_private_address_takes_the_channel_s_word(office: Any, receiver: Any) -> None:
