@@ -20,6 +20,7 @@ from typer.exceptions import TyperException
 from cli import (
     approvals,
     database,
+    files,
     graph,
     historian,
     jobs,
@@ -30,6 +31,7 @@ from cli import (
     personal,
     receipt,
     serve,
+    sessions,
     webhooks,
 )
 from cli.output import err, print_error
@@ -53,7 +55,9 @@ serve.add_commands(app)
 historian.add_commands(app)
 ledger.add_commands(app)
 personal.add_commands(app)
+sessions.add_commands(app)
 app.add_typer(approvals.app, name="approvals")
+app.add_typer(files.app, name="files")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="keys")
 app.add_typer(receipt.app, name="receipt")
