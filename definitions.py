@@ -18,6 +18,7 @@ from sensors.automation import automation
 from sensors.jobs import jobs_cancelled, jobs_done, jobs_failed, jobs_lost, jobs_waiting
 from sensors.journal import failed_runs
 from sensors.knowledge import inbox
+from sensors.notify import notify
 from sensors.receipts import receipts
 
 
@@ -33,6 +34,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             approvals,
             receipts,
             failed_runs,
+            notify,
             automation,
             jobs_waiting,
             jobs_lost,

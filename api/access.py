@@ -1,7 +1,7 @@
 """Who may use a route: `Authentication` finds out who sent a request, `allow` asks for the permission it takes.
 
-Every path but those in `PUBLIC` takes a known key, or a session that one was traded for, before anything else is looked
-at; what a key may do is the business of `stemma.access`.
+Every path but those in `PUBLIC` and `PUBLIC_BELOW` takes a known key, or a session that one was traded for, before
+anything else is looked at; what a key may do is the business of `stemma.access`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ from stemma.errors import Forbidden, InvalidInput, StemmaError, Unauthenticated
 from stemma.store.settings import Settings
 
 PUBLIC: Final = frozenset({"/healthz", "/readyz", "/openapi.json", "/sign-in"})
-PUBLIC_BELOW: Final = ("/sign-in/", "/static/", "/files/")
+SIGNED: Final = "/api/v1/webhooks/"
+"""What begins like this asks for no key: its routes verify the signature of a webhook source."""
+
+PUBLIC_BELOW: Final = ("/sign-in/", "/static/", "/files/", SIGNED)
 
 SCHEDULER_PATHS: Final = re.compile(r"(/api/v1)?/jobs/[^/]+/run")
 """Where outside schedulers start jobs, by the internal token; a key is not taken there."""

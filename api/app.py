@@ -13,7 +13,7 @@ from typing import Final
 from fastapi import FastAPI
 
 from api import idempotency, openapi, problems
-from api.access import Authentication
+from api.access import SIGNED, Authentication
 from api.bodies import JsonGuard
 from api.launches import Launches
 from api.limits import InFlight, Rates
@@ -29,11 +29,13 @@ from api.routers import (
     jobs,
     keys,
     ledger,
+    notifications,
     receipts,
     search,
     sessions,
     sources,
     subjects,
+    webhooks,
 )
 from api.streams import Streams
 from stemma.errors import InvalidInput
@@ -100,12 +102,14 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(sessions.router)
     app.include_router(sessions.pages)
     app.include_router(subjects.router)
+    app.include_router(notifications.router)
+    app.include_router(webhooks.router)
     # The one added last sees a request first.
     larger = {
         f"{API}{documents.UPLOAD_PATH}": settings.max_document_bytes + _MULTIPART_OVERHEAD,
         f"{API}{approvals.PATH}": approvals.MAX_BODY_BYTES,
     }
-    app.add_middleware(JsonGuard)
+    app.add_middleware(JsonGuard, unread=SIGNED)
     app.add_middleware(Authentication)
     app.add_middleware(BodyLimit, larger=larger)
     app.add_middleware(TextGuard)

@@ -27,10 +27,12 @@ from cli import (
     keys,
     knowledge,
     ledger,
+    notify,
     personal,
     receipt,
     serve,
     sessions,
+    webhooks,
 )
 from cli.output import err, print_error
 from stemma.errors import InvalidInput, StemmaError, Unavailable
@@ -59,6 +61,8 @@ app.add_typer(files.app, name="files")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="keys")
 app.add_typer(receipt.app, name="receipt")
+app.add_typer(notify.app, name="notify")
+app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(database.app, name="db")
 
 _INTERRUPTED = 130

@@ -42,6 +42,7 @@ PERMISSIONS: Final[dict[str, frozenset[Role]]] = {
     "publish:sign": _BUILDERS,
     "admin:keys": _ADMINS,
     "admin:audit": _ADMINS,
+    "admin:notify": _ADMINS,
     "admin:erase": _TOP,
 }
 

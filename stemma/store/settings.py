@@ -62,14 +62,14 @@ class Settings(BaseSettings):
     api_failures_per_minute: int = Field(
         default=60, ge=1, description="Failed authentications per minute from one address that are told why"
     )
-    session_idle_seconds: int = Field(default=28_800, ge=300, description="A session that is not used for so long ends")
-    session_lifetime_seconds: int = Field(
-        default=604_800, ge=300, description="A session ends after so long, however much it is used"
-    )
     internal_token: SecretStr | None = Field(
         default=None,
         min_length=16,
         description="What outside schedulers (cron, n8n) send as x-internal-token to start jobs; unset: they cannot",
+    )
+    session_idle_seconds: int = Field(default=28_800, ge=300, description="A session that is not used for so long ends")
+    session_lifetime_seconds: int = Field(
+        default=604_800, ge=300, description="A session ends after so long, however much it is used"
     )
     webserver_port: int = Field(default=8401, ge=1, le=65535, description="Loopback port of the Dagster webserver")
     code_server_port: int = Field(default=8402, ge=1, le=65535, description="Loopback port of the Dagster code server")
@@ -107,6 +107,13 @@ class Settings(BaseSettings):
 
     fetch_max_bytes: int = Field(default=50_000_000, ge=1, description="Largest body the outgoing fetcher accepts")
     fetch_timeout: float = Field(default=30.0, gt=0, description="Seconds one outgoing fetch may take in all")
+
+    notify_timeout: float = Field(
+        default=15.0, ge=0.1, le=25.0, description="Seconds one attempt to deliver a notification may take in all"
+    )
+    notify_deadline_hours: float = Field(
+        default=72.0, gt=0, description="Hours for which the delivery of a notification is attempted"
+    )
 
     ff_jobs_worker: bool = Field(default=False, validation_alias="FF_JOBS_WORKER", description="Run queued jobs")
     ff_cost_telemetry: bool = Field(
