@@ -12,11 +12,12 @@ from typing import Any, Final
 from uuid import UUID
 
 import structlog
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import iter_route_contexts
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.limits import InFlight, Rates, TooManyRequests
@@ -40,7 +41,7 @@ class Authentication:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in PUBLIC:
+        if scope["type"] != "lifespan" and scope["path"] not in PUBLIC:
             try:
                 principal, digest = await _authenticated(scope)
                 scope["state"]["principal"] = _simulated(principal, scope)
@@ -60,7 +61,7 @@ async def _authenticated(scope: Scope) -> tuple[Principal, BodyDigest | None]:
         if given:
             what = "A request is signed or bears its key, not both."
             raise Unauthenticated("authorization_invalid", what, hint="Leave out one of the two.")
-        request = SignedRequest(scope["method"], _url(scope, headers), headers)
+        request = SignedRequest(scope.get("method", "GET"), _url(scope, headers), headers)
         return await run_in_threadpool(authenticate_signed, state.database, state.settings, request)
     if not given:
         hint = "Send `Authorization: Bearer stm_…`; `stemma keys create` makes a key."
@@ -125,18 +126,20 @@ class Rule:
     """What a route asks of whoever calls it: a permission, or only a known key where that is None.
 
     With `own`, the name of a path parameter that holds a key's id, a key needs no permission for itself. As a
-    dependency it gives the principal, counts the request and holds a place among those in flight.
+    dependency it gives the principal, counts the request and holds a place among those in flight; `counted` names
+    what it counts as, where that is not the permission's capability.
     """
 
     permission: str | None
     own: str | None = None
+    counted: str | None = None
 
-    async def __call__(self, request: Request) -> AsyncIterator[Principal]:
+    async def __call__(self, request: HTTPConnection) -> AsyncIterator[Principal]:
         settings: Settings = request.app.state.settings
         rates: Rates = request.app.state.rates
         in_flight: InFlight = request.app.state.in_flight
         principal: Principal = request.state.principal
-        capability = self.permission.partition(":")[0] if self.permission else "keys"
+        capability = self.counted or (self.permission.partition(":")[0] if self.permission else "keys")
         rates.take(settings.api_requests_per_minute, f"requests to {capability}", principal.actor)
         if self.permission is not None and not self._is_own(request, principal):
             try:
@@ -147,22 +150,22 @@ class Rule:
         with in_flight.slot(settings.api_requests_in_flight, capability, principal.actor):
             yield principal
 
-    def _is_own(self, request: Request, principal: Principal) -> bool:
+    def _is_own(self, request: HTTPConnection, principal: Principal) -> bool:
         try:
             return self.own is not None and UUID(request.path_params[self.own]) == principal.key_id
         except ValueError:
             return False
 
 
-def allow(permission: str | None, *, own: str | None = None) -> Any:
+def allow(permission: str | None, *, own: str | None = None, counted: str | None = None) -> Any:
     """What a route declares to take a permission of `stemma.access.permissions`; gives the principal.
 
-    With None it takes any known key; for `own` see `Rule`. The route answers Forbidden to whoever may not, and
-    TooManyRequests over the limits of the key.
+    With None it takes any known key; for `own` and `counted` see `Rule`. The route answers Forbidden to whoever may
+    not, and TooManyRequests over the limits of the key.
     """
     if permission is not None and permission not in PERMISSIONS:
         raise ValueError(f"{permission} is not in the table of permissions")
-    return Depends(Rule(permission, own))
+    return Depends(Rule(permission, own, counted))
 
 
 def rules(app: FastAPI) -> Iterator[tuple[str, frozenset[str], Rule | None]]:

@@ -40,7 +40,7 @@ class RequestLog:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
         request_id = _request_id(Headers(scope=scope).get("x-request-id"))
@@ -50,7 +50,9 @@ class RequestLog:
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
+            if message["type"] == "websocket.accept":
+                status = 101
+            elif message["type"] in ("http.response.start", "websocket.http.response.start"):
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request_id
@@ -62,7 +64,7 @@ class RequestLog:
             try:
                 await self.app(scope, receive, send_with_id)
             except Exception:
-                _log.exception("unexpected error", method=scope["method"], route=_route(scope))
+                _log.exception("unexpected error", method=_method(scope), route=_route(scope))
                 if status:
                     raise
                 await unexpected_response(scope)(scope, receive, send_with_id)
@@ -71,7 +73,7 @@ class RequestLog:
                 duration_ms = round((time.perf_counter() - started) * 1000, 1)
                 log(
                     "request",
-                    method=scope["method"],
+                    method=_method(scope),
                     route=_route(scope),
                     status=status,
                     duration_ms=duration_ms,
@@ -80,6 +82,11 @@ class RequestLog:
 
 def _request_id(given: str | None) -> str:
     return given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _method(scope: Scope) -> str:
+    """A websocket has none in its scope; it is opened by GET."""
+    return str(scope.get("method", "GET"))
 
 
 def _route(scope: Scope) -> str | None:
@@ -113,7 +120,7 @@ class LoopbackOnly:
                 detail="This API answers only to loopback names.",
                 hint="Open it as http://127.0.0.1 or http://localhost.",
             )
-        elif scope.get("method") not in _READING and not _same_origin(headers, scope["scheme"], host):
+        elif (scope["type"] == "websocket" or scope["method"] not in _READING) and not is_same_origin(scope):
             response = problem_response(
                 scope,
                 status=403,
@@ -144,11 +151,12 @@ def _host_name(host: str) -> str:
         return ""
 
 
-def _same_origin(headers: Headers, scheme: str, host: str) -> bool:
+def is_same_origin(scope: Scope) -> bool:
     """Whether a browser says that the request comes from a page of this origin; other clients say nothing."""
-    origin = headers.get("origin")
+    headers = Headers(scope=scope)
+    scheme = {"ws": "http", "wss": "https"}.get(scope["scheme"], scope["scheme"])
     site = headers.get("sec-fetch-site", "same-origin")
-    return origin in (None, f"{scheme}://{host}") and site in ("same-origin", "none")
+    return headers.get("origin") in (None, f"{scheme}://{headers.get('host')}") and site in ("same-origin", "none")
 
 
 class TextGuard:
@@ -160,7 +168,7 @@ class TextGuard:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
+        if scope["type"] != "lifespan":
             try:
                 for part, raw in (("path", scope["raw_path"]), ("query", scope["query_string"])):
                     _check_text(part, unquote_to_bytes(raw))

@@ -56,7 +56,7 @@ def up() -> None:
         _record(settings, urls, "studio.started", {"version": version("stemma-studio")})
         say(f"\n  API         http://127.0.0.1:{settings.api_port}/api/v1/search?q=vector+index")
         say(f"  API schema  http://127.0.0.1:{settings.api_port}/openapi.json")
-        say(f"  Dagster UI  http://127.0.0.1:{settings.webserver_port}/")
+        say(f"  Dagster UI  http://127.0.0.1:{settings.api_port}/dagster")
         say(f"  Inbox       {settings.inbox}  (files dropped here become searchable)")
         say(f"  Logs        {settings.home / 'logs'}")
         if not keyed:

@@ -138,7 +138,7 @@ def _cpu(settings: Settings) -> Iterator[Finding]:
 def _ports(settings: Settings) -> Iterator[Finding]:
     tree = processes.running(settings.home)
     ours = {service.port for service in tree.services} if tree else set()
-    for name in ("api_port", "webserver_port", "code_server_port"):
+    for name in ("api_port", "code_server_port"):
         port = int(getattr(settings, name))
         setting = f"STEMMA_{name.upper()}"
         if port in ours:

@@ -25,7 +25,7 @@ def _free_port() -> int:
 
 
 def _ports() -> dict[str, int]:
-    return {name: _free_port() for name in ("api_port", "webserver_port", "code_server_port")}
+    return {name: _free_port() for name in ("api_port", "code_server_port")}
 
 
 def _by_name(settings: Settings) -> dict[str, Finding]:

@@ -64,7 +64,6 @@ class Settings(BaseSettings):
     api_failures_per_minute: int = Field(
         default=60, ge=1, description="Failed authentications per minute from one address that are told why"
     )
-    webserver_port: int = Field(default=8401, ge=1, le=65535, description="Loopback port of the Dagster webserver")
     code_server_port: int = Field(default=8402, ge=1, le=65535, description="Loopback port of the Dagster code server")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="Least level that is logged"
@@ -133,11 +132,6 @@ class Settings(BaseSettings):
     def dagster_home(self) -> Path:
         """Dagster's instance folder."""
         return self.home / "dagster"
-
-    @property
-    def webserver_url(self) -> str:
-        """Where the Dagster webserver answers, for this machine alone."""
-        return f"http://127.0.0.1:{self.webserver_port}"
 
 
 def load_settings() -> Settings:
