@@ -75,24 +75,26 @@ class BadGateway(Unavailable):
 
 
 class Webservers:
-    """The clients of both webservers, opened when they are first used. Belongs to the event loop's thread."""
+    """Connections to both webservers, opened when they are first used. Belongs to the event loop's thread.
+
+    They are transports and not clients of httpx: a client keeps the cookies that it is sent, for everybody.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._clients: dict[Webserver, httpx.AsyncClient] = {}
+        self._transports: dict[Webserver, httpx.AsyncHTTPTransport] = {}
 
-    def client(self, webserver: Webserver) -> httpx.AsyncClient:
-        """The client of one webserver."""
-        if webserver not in self._clients:
-            path = socket_path(self.settings, webserver)
-            transport = httpx.AsyncHTTPTransport(uds=str(path), limits=_MOST_CONNECTIONS)
-            self._clients[webserver] = httpx.AsyncClient(transport=transport, timeout=_TIMEOUT, trust_env=False)
-        return self._clients[webserver]
+    def transport(self, webserver: Webserver) -> httpx.AsyncHTTPTransport:
+        """The connections to one webserver."""
+        if webserver not in self._transports:
+            path = str(socket_path(self.settings, webserver))
+            self._transports[webserver] = httpx.AsyncHTTPTransport(uds=path, limits=_MOST_CONNECTIONS)
+        return self._transports[webserver]
 
     async def aclose(self) -> None:
         """Close every connection."""
-        for client in self._clients.values():
-            await client.aclose()
+        for transport in self._transports.values():
+            await transport.aclose()
 
 
 @contextlib.asynccontextmanager
@@ -202,12 +204,15 @@ async def _ask(
     headers = [(name, value) for name, value in request.headers.raw if _passes(name, _SENT_ON)]
     if body is not None:
         headers.append((b"content-type", b"application/json"))
-    url = httpx.URL(BASE_URL).copy_with(raw_path=target.encode("ascii"))
-    client = webservers.client(webserver)
+    sent = httpx.Request(
+        request.method,
+        httpx.URL(BASE_URL).copy_with(raw_path=target.encode("ascii")),
+        headers=headers,
+        content=body,
+        extensions={"timeout": _TIMEOUT.as_dict()},
+    )
     try:
-        return _Relayed(
-            await client.send(client.build_request(request.method, url, headers=headers, content=body), stream=True)
-        )
+        return _Relayed(await webservers.transport(webserver).handle_async_request(sent))
     except httpx.ConnectError as error:
         raise _not_running(webserver) from error
     except httpx.HTTPError as error:

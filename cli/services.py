@@ -45,9 +45,7 @@ def services(settings: Settings, dagster_environment: Mapping[str, str]) -> list
             name="api",
             argv=[sys.executable, "-m", "api"],
             env=environment,
-            ready=lambda: _answers(
-                httpx.Client(base_url=f"http://{_LOOPBACK}:{api_port}", trust_env=False), "/healthz"
-            ),
+            ready=lambda: _answers(httpx.Client(base_url=api_url, trust_env=False), "/healthz"),
             port=api_port,
             setting="STEMMA_API_PORT",
             cwd=REPOSITORY,

@@ -42,10 +42,9 @@ def socket_path(settings: Settings, webserver: Webserver) -> Path:
     """
     inside = settings.home / "up" / "sockets"
     fits = len(os.fsencode(inside / max(Webserver, key=len))) <= _LONGEST_ADDRESS
-    name = f"stemma-{os.geteuid()}-{zlib.crc32(os.fsencode(settings.home)):x}-webserver"
-    folder = inside if fits else Path(tempfile.gettempdir()) / name
-    if fits:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+    short = f"stemma-{os.geteuid()}-{zlib.crc32(os.fsencode(settings.home)):x}-web"
+    folder = inside if fits else Path(tempfile.gettempdir()) / short
+    folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:

@@ -78,13 +78,21 @@ class Studio:
             answer = direct.post("/graphql", json={"query": RUNS})
         return len(answer.json()["data"]["runsOrError"]["results"])
 
-    def converse(self, key: str | None, talk: Callable[[ClientConnection], Awaitable[Any]], **headers: str) -> Any:
-        """Open the websocket as a browser does, and talk."""
-        sent = {"Origin": self.origin, **headers} | ({"Authorization": f"Bearer {key}"} if key else {})
+    def converse(
+        self,
+        key: str | None,
+        talk: Callable[[ClientConnection], Awaitable[Any]],
+        *,
+        host: str = "127.0.0.1",
+        **more: str,
+    ) -> Any:
+        """Open the websocket as a browser does that was told this host, and talk."""
+        sent = {"Origin": self.origin, **more} | ({"Authorization": f"Bearer {key}"} if key else {})
+        port = int(self.origin.rpartition(":")[2])
 
         async def run() -> Any:
-            url = f"{self.origin.replace('http', 'ws')}/dagster/graphql"
-            options: dict[str, Any] = {"subprotocols": [SUBPROTOCOL], "proxy": None}
+            options: dict[str, Any] = {"host": "127.0.0.1", "subprotocols": [SUBPROTOCOL], "proxy": None}
+            url = f"ws://{host}:{port}/dagster/graphql"
             async with asyncio.timeout(30), connect(url, additional_headers=sent, **options) as connection:
                 return await talk(connection)
 
@@ -112,6 +120,7 @@ def studio(
     environment = {**os.environ, "DAGSTER_HOME": str(home), "STEMMA_HOME": str(home)}
     with contextlib.ExitStack() as ended:
         ended.callback(drop_database, urls)
+        # One after the other, as `stemma up` starts them: the first makes the instance's tables.
         for each in Webserver:
             log = ended.enter_context((home / f"{each}.log").open("wb"))
             process = subprocess.Popen(
@@ -124,15 +133,13 @@ def studio(
             ended.callback(process.wait)
             ended.callback(process.terminate)
 
-        def answer() -> bool:
-            with contextlib.suppress(httpx.TransportError):
-                for each in Webserver:
-                    with webserver.client(settings, each) as direct:
-                        direct.get("/server_info").raise_for_status()
-                return True
-            return False
+            def answers(each: Webserver = each, process: subprocess.Popen[bytes] = process) -> bool:
+                assert process.poll() is None, (home / f"{each}.log").read_text()
+                with contextlib.suppress(httpx.TransportError), webserver.client(settings, each) as direct:
+                    return direct.get("/server_info").status_code == 200
+                return False
 
-        wait_until(answer, seconds=90)
+            wait_until(answers, seconds=90)
         database = ended.enter_context(Database(urls))
         api = ended.enter_context(serve(create_app(settings, database=database), key=None))
         editor = issue_key(settings, urls, role=Role.BUILDER).key
@@ -180,7 +187,8 @@ def test_a_viewer_launches_none_by_post(studio: Studio, content: bytes, status: 
         ("/dagster/graphql", 405),
         ("/dagster/graphql/", 405),
         ("/dagster/%67raphql", 405),
-        ("/dagster//graphql", 404),
+        ("/dagster//graphql", 405),
+        ("/dagster/x//graphql", 404),
         ("/dagster/x%2f..%2fgraphql", 404),
         ("/dagster/./graphql", 404),
         # Dagster's own page: the web server decoded once, nothing decodes again.
@@ -274,21 +282,21 @@ def test_the_websocket_launches_nothing_and_subscribes(studio: Studio, name: str
 
 
 @pytest.mark.parametrize(
-    ("key", "headers", "status", "code"),
+    ("key", "changes", "status", "code"),
     [
         (False, {}, 401, "key_missing"),
         (True, {"Origin": "http://evil.example"}, 403, "origin_foreign"),
-        (True, {"Host": "evil.example"}, 421, "host_not_loopback"),
+        (True, {"host": "evil.example"}, 421, "host_not_loopback"),
     ],
 )
 def test_the_websocket_is_guarded_before_it_opens(
-    studio: Studio, key: bool, headers: dict[str, str], status: int, code: str
+    studio: Studio, key: bool, changes: dict[str, str], status: int, code: str
 ) -> None:
     async def talk(_: ClientConnection) -> None:
         raise AssertionError("it opened")
 
     with pytest.raises(InvalidStatus) as refused:
-        studio.converse(studio.editor if key else None, talk, **headers)
+        studio.converse(studio.editor if key else None, talk, **changes)
     assert refused.value.response.status_code == status
     assert json.loads(refused.value.response.body)["code"] == code
 
@@ -323,6 +331,12 @@ def test_a_revoked_key_ends_its_websocket(
 
 
 # What passes, and what does not
+
+
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\nSet-Cookie: stemma_session=theirs\r\n"
+    b"Access-Control-Allow-Origin: *\r\nKeep-Alive: timeout=5\r\nConnection: X-Hop\r\nX-Hop: 1\r\n\r\nok"
+)
 
 
 class Listener:
@@ -450,9 +464,10 @@ def test_a_webserver_that_breaks_off_is_a_bad_gateway(settings: Settings, alone:
 # The sockets
 
 
-def test_nobody_else_reaches_the_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    for home in (tmp_path / "home", tmp_path / "long" / ("h" * 100)):
+def test_nobody_else_reaches_the_sockets(new_home: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    place = new_home()
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    for home in (place / "home", place / ("h" * 100)):
         path = webserver.socket_path(Settings(home=home), Webserver.READ_ONLY)
         assert len(os.fsencode(path)) <= 107 and path.parent.stat().st_mode & 0o777 == 0o700
         path.parent.chmod(0o755)
