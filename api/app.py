@@ -15,7 +15,7 @@ from api import dagster_proxy, idempotency, openapi, problems
 from api.access import Authentication
 from api.bodies import JsonGuard
 from api.limits import InFlight, Rates
-from api.middleware import BodyLimit, LoopbackOnly, RequestLog, TextGuard, is_loopback
+from api.middleware import BodyLimit, LoopbackOnly, RequestLog, SecurityHeaders, TextGuard, is_loopback
 from api.routers import (
     API,
     approvals,
@@ -27,6 +27,7 @@ from api.routers import (
     ledger,
     receipts,
     search,
+    sessions,
     sources,
     subjects,
 )
@@ -40,7 +41,7 @@ from stemma.store.settings import Settings, load_settings
 
 _DESCRIPTION = """
 Search in everything the studio has read, upload documents, and open what a citation points at.
-Every request bears an API key (`Authorization: Bearer stm_…`) or is signed by RFC 9421.
+Every request bears an API key (`Authorization: Bearer stm_…`), is signed by RFC 9421, or belongs to a session.
 Errors are RFC 9457 problem details with a stable `code`. Lists come in pages `{data, next_cursor}`.
 """
 _MULTIPART_OVERHEAD = 1 << 16
@@ -85,6 +86,8 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(receipts.router)
     app.include_router(keys.router)
     app.include_router(audit.router)
+    app.include_router(sessions.router)
+    app.include_router(sessions.pages)
     app.include_router(subjects.router)
     app.include_router(dagster_proxy.router)
     # The one added last sees a request first.
@@ -97,6 +100,8 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.add_middleware(BodyLimit, larger=larger)
     app.add_middleware(TextGuard)
     app.add_middleware(LoopbackOnly)
+    # Dagster's pages keep its own policy.
+    app.add_middleware(SecurityHeaders, apart=(dagster_proxy.PATH,))
     app.add_middleware(RequestLog)
     return app
 

@@ -355,20 +355,11 @@ class Listener:
         with contextlib.suppress(OSError):
             while True:
                 connection, _ = self._socket.accept()
-                with connection:
-                    self.received.append(connection.recv(1 << 16))
-                    lines = [
-                        "HTTP/1.1 200 OK",
-                        "Content-Type: text/plain",
-                        "Content-Length: 2",
-                        "Keep-Alive: timeout=5",
-                    ]
-                    lines += [
-                        "Set-Cookie: stemma_session=theirs",
-                        "Access-Control-Allow-Origin: *",
-                        "Connection: X-Hop",
-                    ]
-                    connection.sendall("\r\n".join([*lines, "X-Hop: 1", "", "ok"]).encode())
+                with connection, connection.makefile("rb") as reader:
+                    head = b"".join(iter(reader.readline, b"\r\n"))
+                    length = re.search(rb"(?i)^content-length: (\d+)", head, re.MULTILINE)
+                    self.received.append(head + reader.read(int(length[1]) if length else 0))
+                    connection.sendall(ANSWER)
 
     def close(self) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)
