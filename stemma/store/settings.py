@@ -71,6 +71,10 @@ class Settings(BaseSettings):
         default="INFO", description="Least level that is logged"
     )
 
+    chromium: str | None = Field(
+        default=None, description="Chromium's executable; unset: the system's, else the one that Playwright downloaded"
+    )
+
     max_document_bytes: int = Field(
         default=50_000_000, ge=1, description="Larger files are quarantined, larger uploads refused"
     )

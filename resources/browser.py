@@ -1,0 +1,33 @@
+"""Chromium for assets that make pictures or PDFs; it is started when one is first asked for."""
+
+import contextlib
+
+import dagster as dg
+from pydantic import PrivateAttr
+
+from stemma import browser
+from stemma.store.settings import load_settings
+
+
+class BrowserResource(dg.ConfigurableResource):
+    """Renders HTML of any origin: without scripts, the network or files. Raises Unavailable where Chromium is not."""
+
+    _opened: contextlib.ExitStack = PrivateAttr(default_factory=contextlib.ExitStack)
+    _browser: browser.Browser | None = PrivateAttr(default=None)
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        """Close it."""
+        self._opened.close()
+
+    def png(self, html: str, *, width: int, height: int) -> bytes:
+        """A picture of a page, in CSS pixels."""
+        return browser.render_png(self._running(), html, width=width, height=height)
+
+    def pdf(self, html: str) -> bytes:
+        """A page as a PDF."""
+        return browser.render_pdf(self._running(), html)
+
+    def _running(self):
+        if self._browser is None:
+            self._browser = self._opened.enter_context(browser.launched(load_settings()))
+        return self._browser
