@@ -21,6 +21,7 @@ from api.routers import (
     approvals,
     audit,
     documents,
+    files,
     health,
     historian,
     keys,
@@ -86,6 +87,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(receipts.router)
     app.include_router(keys.router)
     app.include_router(audit.router)
+    app.include_router(files.router)
     app.include_router(sessions.router)
     app.include_router(sessions.pages)
     app.include_router(subjects.router)

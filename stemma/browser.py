@@ -49,11 +49,10 @@ def find(settings: Settings) -> Path:
     for name in NAMES:
         if found := shutil.which(name):
             return Path(found)
-    downloads = [
-        path for pattern in _DOWNLOADED for path in downloads_folder().glob(pattern) if os.access(path, os.X_OK)
-    ]
-    if downloads:
-        return max(downloads, key=lambda path: path.stat().st_mtime)
+    downloads = itertools.chain.from_iterable(downloads_folder().glob(pattern) for pattern in _DOWNLOADED)
+    newest = max(downloads, key=lambda path: path.stat().st_mtime, default=None)
+    if newest is not None:
+        return newest
     hint = "Run `make browser`, or install Chromium and name it in STEMMA_CHROMIUM where it is not on the PATH."
     raise Unavailable("chromium_missing", "There is no Chromium on this machine.", hint=hint)
 

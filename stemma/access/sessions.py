@@ -222,6 +222,14 @@ def list_sessions(
     return cut_page(found, limit, lambda last: encode_cursor("sessions", str(last.id)))
 
 
+def not_ended(connection: Connection) -> list[UUID]:
+    """The ids of the sessions that nobody ended and that have not expired by their age, oldest first."""
+    rows = connection.execute(
+        "SELECT id FROM sessions WHERE ended_at IS NULL AND expires_at > now() ORDER BY created_at, id"
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
 def session_over(code: str) -> Unauthenticated:
     """The error of a session that is not taken any more; `code` is one of `ENDINGS`."""
     return Unauthenticated(code, ENDINGS[code], hint=_SIGN_IN)
