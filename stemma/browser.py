@@ -124,7 +124,8 @@ def _shown(browser: Browser, html: str, width: int, height: int) -> Iterator[Pag
     with context:
         try:
             page = context.new_page()
-            page.route("**/*", lambda route: route.abort())
+            # Any other reason would put an error page in place of one that wants to go elsewhere.
+            page.route("**/*", lambda route: route.abort("aborted"))
             page.set_content(html, wait_until="load")
             yield page
         except Error as error:

@@ -21,13 +21,16 @@ import httpx
 import psycopg
 import pytest
 import yaml
+from playwright.sync_api import Response, expect
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from api import dagster_proxy
 from api.app import create_app
+from api.sessions import COOKIE
 from stemma.access.keys import IssuedKey
 from stemma.access.permissions import Role
+from stemma.browser import find, launched
 from stemma.errors import Unavailable
 from stemma.store import webserver
 from stemma.store.database import Database, DatabaseUrls
@@ -112,7 +115,7 @@ def studio(
     urls, home = new_database(), new_home()
     settings = Settings(home=home, api_requests_per_minute=1_000_000)
     # Runs stay queued: no daemon is there to take them.
-    (home / "dagster.yaml").write_text("run_queue: {}\ntelemetry: {enabled: false}\n")
+    (home / "dagster.yaml").write_text("run_queue: {}\ntelemetry: {enabled: false}\nnux: {enabled: false}\n")
     (home / "tiny.py").write_text(CODE)
     workspace = home / "workspace.yaml"
     workspace.write_text(
@@ -329,6 +332,99 @@ def test_a_revoked_key_ends_its_websocket(
         return connection.close_code
 
     assert studio.converse(issued.key, talk) == 1008
+
+
+# In a session, by a browser
+
+
+@pytest.fixture
+def signed_in(studio: Studio) -> Iterator[Callable[[str], httpx.Client]]:
+    """A browser that traded a key for a session."""
+    with contextlib.ExitStack() as ended:
+
+        def sign_in(key: str) -> httpx.Client:
+            client = ended.enter_context(httpx.Client(base_url=studio.api.base_url, timeout=30, trust_env=False))
+            client.headers["Origin"] = studio.origin
+            assert client.post("/sign-in", data={"key": key}).status_code == 303
+            return client
+
+        yield sign_in
+
+
+def test_a_session_serves_with_the_origin_for_its_token(
+    studio: Studio, signed_in: Callable[[str], httpx.Client]
+) -> None:
+    viewer, editor = signed_in(studio.viewer), signed_in(studio.editor)
+    before = studio.runs()
+    answer = viewer.post("/dagster/graphql", json={"query": LAUNCH})
+    assert answer.json()["data"]["launchRun"]["__typename"] == "UnauthorizedError"
+    for origin in ("http://evil.example", "null", ""):
+        refused = editor.post("/dagster/graphql", json={"query": LAUNCH}, headers={"Origin": origin})
+        assert (refused.status_code, refused.json()["code"]) == (403, "origin_foreign")
+    assert studio.runs() == before
+    answer = editor.post("/dagster/graphql", json={"query": LAUNCH})
+    assert answer.json()["data"]["launchRun"]["__typename"] == "LaunchRunSuccess"
+    # Everywhere else the token is asked for.
+    assert editor.post("/sign-out").json()["code"] == "csrf_token_missing"
+
+
+def test_a_websocket_ends_with_its_session(
+    studio: Studio, signed_in: Callable[[str], httpx.Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dagster_proxy, "_SECONDS_BETWEEN_LOOKS", 0.05)
+    browser = signed_in(studio.viewer)
+    token = browser.get("/api/v1/session").json()["session"]["csrf_token"]
+
+    async def talk(connection: ClientConnection) -> int | None:
+        await connection.send(json.dumps({"type": "connection_init"}))
+        assert json.loads(await connection.recv()) == {"type": "connection_ack"}
+        signed_out = await asyncio.to_thread(browser.post, "/sign-out", headers={"X-CSRF-Token": token})
+        assert signed_out.status_code == 303
+        with pytest.raises(ConnectionClosed):
+            await connection.recv()
+        return connection.close_code
+
+    assert studio.converse(None, talk, Cookie=f"{COOKIE}={browser.cookies[COOKIE]}") == 1008
+
+
+def test_whoever_is_not_signed_in_is_shown_the_way(studio: Studio) -> None:
+    answer = studio.api.get("/dagster/runs?a=1", headers={"Accept": "text/html"})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in?next=/dagster/runs%3Fa%3D1")
+
+
+@pytest.mark.parametrize("name", ["editor", "viewer"])
+def test_the_ui_works_in_a_browser(studio: Studio, name: str, wait_until: Callable[..., None]) -> None:
+    try:
+        find(studio.settings)
+    except Unavailable as error:
+        pytest.skip(str(error))
+    before = studio.runs()
+    wrong: list[str] = []
+    frames: list[str] = []
+
+    def answered(answer: Response) -> None:
+        if answer.status > 399 or not answer.url.startswith(studio.origin):
+            wrong.append(f"{answer.status} {answer.url}")
+
+    with launched(studio.settings) as browser, browser.new_context() as context:
+        page = context.new_page()
+        page.goto(f"{studio.origin}/dagster/asset-groups")
+        page.get_by_label("API key").fill(getattr(studio, name))
+        page.on("requestfailed", lambda request: wrong.append(f"{request.failure} {request.url}"))
+        page.on("response", answered)
+        page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+        page.on("websocket", lambda opened: opened.on("framereceived", lambda frame: frames.append(str(frame))))
+        page.get_by_role("button", name="Sign in").click()
+        # In the list and in the graph.
+        expect(page.get_by_text("greeting", exact=True)).to_have_count(2, timeout=30_000)
+        materialize = page.get_by_role("button", name="Materialize").first
+        if name == "editor":
+            materialize.click()
+            wait_until(lambda: studio.runs() == before + 1)
+        else:
+            expect(materialize).to_be_disabled()
+    assert "connection_ack" in frames[0]
+    assert wrong == []
 
 
 # What passes, and what does not
