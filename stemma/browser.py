@@ -33,6 +33,7 @@ FLAGS: Final = (
 _DOWNLOADED = ("chromium-*/chrome-linux*/chrome", "chromium-*/chrome-mac*/*.app/Contents/MacOS/*")
 _ANSWER_SECONDS = 30
 _RENDER_MS = 30_000
+_NOWHERE = "http://127.0.0.1:9"
 
 
 def find(settings: Settings) -> Path:
@@ -118,7 +119,12 @@ def _shown(browser: Browser, html: str, width: int, height: int) -> Iterator[Pag
     from playwright.sync_api import Error
 
     context = browser.new_context(
-        viewport={"width": width, "height": height}, java_script_enabled=False, offline=True, service_workers="block"
+        viewport={"width": width, "height": height},
+        java_script_enabled=False,
+        offline=True,
+        service_workers="block",
+        # A connection is begun before a request is asked about; this way it leads nowhere.
+        proxy={"server": _NOWHERE, "bypass": "<-loopback>"},
     )
     context.set_default_timeout(_RENDER_MS)
     with context:
