@@ -143,7 +143,7 @@ def studio(
                     return direct.get("/server_info").status_code == 200
                 return False
 
-            wait_until(answers, seconds=90)
+            wait_until(answers, seconds=300)
         database = ended.enter_context(Database(urls))
         api = ended.enter_context(serve(create_app(settings, database=database), key=None))
         editor = issue_key(settings, urls, role=Role.BUILDER).key
