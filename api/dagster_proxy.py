@@ -12,7 +12,7 @@ import contextlib
 import html
 import string
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Any, Final
 from urllib.parse import quote
 
 import httpx
@@ -38,6 +38,7 @@ from stemma.store.settings import Settings
 from stemma.store.webserver import BASE_URL, PATH, Webserver, socket_path
 
 GRAPHQL: Final = "graphql"
+SUBPROTOCOL: Final = Subprotocol("graphql-ws")
 LARGEST_MESSAGE: Final = 1 << 20
 """Bytes of one websocket message from a browser; `api.server` refuses a larger one."""
 
@@ -65,6 +66,8 @@ _log = structlog.get_logger("api.dagster")
 
 router = APIRouter(prefix=PATH, include_in_schema=False, route_class=limited("dagster"))
 ReaderDep = Annotated[Principal, allow("jobs:read", counted="dagster")]
+# Counted apart: every open tab holds one.
+FollowerDep = Annotated[Principal, allow("jobs:read", counted="dagster_websockets")]
 
 
 class BadGateway(Unavailable):
@@ -142,14 +145,17 @@ async def execute(request: Request, principal: ReaderDep) -> Response:
 
 
 @router.websocket(f"/{GRAPHQL}")
-async def subscribe(websocket: WebSocket, principal: ReaderDep) -> None:
-    """GraphQL subscriptions, until either side ends or the key does."""
+async def subscribe(websocket: WebSocket, principal: FollowerDep) -> None:
+    """GraphQL subscriptions, until either side ends or the key or session does."""
     _require_origin(websocket)
+    if SUBPROTOCOL not in websocket.scope["subprotocols"]:
+        hint = f"Ask for {SUBPROTOCOL} in Sec-WebSocket-Protocol."
+        raise InvalidInput("subprotocol_unknown", "Dagster speaks another subprotocol.", hint=hint)
     in_flight: InFlight = websocket.app.state.in_flight
     with in_flight.slot(IN_FLIGHT["dagster_websockets"], "dagster_websockets"):
         upstream = await _connect(websocket, _webserver_of(principal))
         async with upstream:
-            await websocket.accept(subprotocol=upstream.subprotocol)
+            await websocket.accept(subprotocol=SUBPROTOCOL)
             code = await _first(
                 _pass_on(websocket, upstream), _pass_back(upstream, websocket), _until_ended(websocket, principal)
             )
@@ -246,13 +252,13 @@ def _page(error: Unavailable) -> HTMLResponse:
 
 
 async def _connect(websocket: WebSocket, webserver: Webserver) -> ClientConnection:
-    """A connection to the webserver with the same subprotocol; raises Unavailable where it is not there."""
+    """A connection to the webserver; raises Unavailable where it is not there."""
     webservers: Webservers = websocket.app.state.webservers
     try:
         return await unix_connect(
             str(socket_path(webservers.settings, webserver)),
             BASE_URL.replace("http:", "ws:") + f"/{GRAPHQL}",
-            subprotocols=cast(list[Subprotocol], websocket.scope["subprotocols"]) or None,
+            subprotocols=[SUBPROTOCOL],
             compression=None,
             max_size=_LARGEST_ANSWER,
             proxy=None,
@@ -288,13 +294,14 @@ async def _pass_back(upstream: ClientConnection, websocket: WebSocket) -> int:
     try:
         async for message in upstream:
             await websocket.send_text(message if isinstance(message, str) else message.decode())
-    except (ConnectionClosed, WebSocketDisconnect):
+    except (ConnectionClosed, WebSocketDisconnect, RuntimeError):
+        # Starlette's RuntimeError: the browser went while this was sent.
         return _RESTARTING
     return _GOING_AWAY
 
 
 async def _until_ended(websocket: WebSocket, principal: Principal) -> int:
-    """Return once the key is revoked or expired; a database that is away is waited for."""
+    """Return once the key or session is over; a database that is away is waited for."""
     database: Database = websocket.app.state.database
     while True:
         await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)

@@ -18,7 +18,7 @@ _LOOPBACK = "127.0.0.1"
 
 
 def services(settings: Settings, dagster_environment: Mapping[str, str]) -> list[Service]:
-    """Code server, daemon, both webservers and API, in the order in which they start."""
+    """Code server, daemon, API and both webservers, in the order in which they start."""
     workspace = str(_write_workspace(settings))
     environment = {**dagster_environment, "PYTHONUNBUFFERED": "1"}
     code_port, api_port = settings.code_server_port, settings.api_port
@@ -40,7 +40,6 @@ def services(settings: Settings, dagster_environment: Mapping[str, str]) -> list
             env=environment,
             cwd=REPOSITORY,
         ),
-        *(_webserver(settings, each, workspace, environment) for each in Webserver),
         Service(
             name="api",
             argv=[sys.executable, "-m", "api"],
@@ -52,6 +51,8 @@ def services(settings: Settings, dagster_environment: Mapping[str, str]) -> list
             # It gives its requests ten seconds.
             grace=15.0,
         ),
+        # Last, since the console answers without them.
+        *(_webserver(settings, each, workspace, environment) for each in Webserver),
     ]
 
 

@@ -27,6 +27,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from api import dagster_proxy
 from api.app import create_app
+from api.dagster_proxy import SUBPROTOCOL
 from api.sessions import COOKIE
 from stemma.access.keys import IssuedKey
 from stemma.access.permissions import Role
@@ -56,7 +57,6 @@ mutation Launch {
 }
 """
 RUNS = "{ runsOrError { ... on Runs { results { runId } } } }"
-SUBPROTOCOL = "graphql-ws"
 
 
 @dataclass(frozen=True)
@@ -311,16 +311,21 @@ def test_the_websocket_is_guarded_before_it_opens(
     assert json.loads(refused.value.response.body)["code"] == code
 
 
-def test_a_websocket_without_an_origin_or_at_another_path_is_refused(studio: Studio) -> None:
-    async def opens(path: str, **more: Any) -> int:
+def test_a_websocket_that_dagster_s_pages_do_not_open_is_refused(studio: Studio) -> None:
+    async def opens(path: str, *subprotocols: Any, **more: Any) -> int:
         headers = {"Authorization": f"Bearer {studio.editor}", **more}
         url = studio.origin.replace("http", "ws") + path
         with pytest.raises(InvalidStatus) as refused:
-            async with asyncio.timeout(30), connect(url, additional_headers=headers, proxy=None):
+            async with (
+                asyncio.timeout(30),
+                connect(url, additional_headers=headers, subprotocols=subprotocols or None, proxy=None),
+            ):
                 pass
         return refused.value.response.status_code
 
-    assert asyncio.run(opens("/dagster/graphql")) == 403
+    assert asyncio.run(opens("/dagster/graphql", SUBPROTOCOL)) == 403
+    assert asyncio.run(opens("/dagster/graphql", Origin=studio.origin)) == 422
+    assert asyncio.run(opens("/dagster/graphql", "graphql-transport-ws", Origin=studio.origin)) == 422
     assert asyncio.run(opens("/api/v1/search", Origin=studio.origin)) == 403
 
 
