@@ -426,14 +426,14 @@ def test_the_ui_works_in_a_browser(studio: Studio, name: str, wait_until: Callab
         page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
         page.on("websocket", lambda opened: opened.on("framereceived", lambda frame: frames.append(str(frame))))
         page.get_by_role("button", name="Sign in").click()
-        # In the list and in the graph.
-        expect(page.get_by_text("greeting", exact=True)).to_have_count(2, timeout=30_000)
+        # The node of the graph.
+        expect(page.locator("foreignObject").get_by_text("greeting").first).to_be_visible(timeout=90_000)
         materialize = page.get_by_role("button", name="Materialize").first
         if name == "editor":
             materialize.click()
             wait_until(lambda: studio.runs() == before + 1)
         else:
-            expect(materialize).to_be_disabled()
+            expect(materialize).to_be_disabled(timeout=30_000)
     assert "connection_ack" in frames[0]
     assert wrong == []
 
