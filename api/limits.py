@@ -24,6 +24,8 @@ from stemma.errors import Unavailable
 IN_FLIGHT: Final = {
     "approvals": 32,
     "audit": 8,
+    "dagster": 64,
+    "dagster_websockets": 64,
     "documents": 32,
     "files": 32,
     "jobs": 64,

@@ -19,6 +19,7 @@ from typer.exceptions import TyperException
 
 from cli import (
     approvals,
+    browser,
     database,
     files,
     graph,
@@ -57,6 +58,7 @@ ledger.add_commands(app)
 personal.add_commands(app)
 sessions.add_commands(app)
 app.add_typer(approvals.app, name="approvals")
+app.add_typer(browser.app, name="browser")
 app.add_typer(files.app, name="files")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="keys")

@@ -35,6 +35,7 @@ PERMISSIONS: Final[dict[str, frozenset[Role]]] = {
     "ledger:read": _EVERYONE,
     "jobs:read": _EVERYONE,
     "jobs:write": _BUILDERS,
+    "jobs:operate": _BUILDERS,
     "approvals:read": _EVERYONE,
     "approvals:request": _BUILDERS,
     "approvals:decide": _ADMINS | {Role.REVIEWER},

@@ -71,10 +71,13 @@ class Settings(BaseSettings):
     session_lifetime_seconds: int = Field(
         default=604_800, ge=300, description="A session ends after so long, however much it is used"
     )
-    webserver_port: int = Field(default=8401, ge=1, le=65535, description="Loopback port of the Dagster webserver")
     code_server_port: int = Field(default=8402, ge=1, le=65535, description="Loopback port of the Dagster code server")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="Least level that is logged"
+    )
+
+    chromium: str | None = Field(
+        default=None, description="Chromium's executable; unset: the system's, else the one that Playwright downloaded"
     )
 
     max_document_bytes: int = Field(
@@ -153,11 +156,6 @@ class Settings(BaseSettings):
         """Where the API and its pages answer, for this machine alone."""
         host = f"[{self.api_host}]" if ":" in self.api_host else self.api_host
         return f"http://{host}:{self.api_port}"
-
-    @property
-    def webserver_url(self) -> str:
-        """Where the Dagster webserver answers, for this machine alone."""
-        return f"http://127.0.0.1:{self.webserver_port}"
 
 
 def load_settings() -> Settings:

@@ -28,6 +28,7 @@ from stemma.ledger.service import Ledger
 from stemma.notify import sources
 from stemma.store.database import Database, DatabaseUrls
 from stemma.store.settings import Settings
+from stemma.store.webserver import PATH as DAGSTER
 
 ROUTES: Final = [
     (path, method, rule)
@@ -81,7 +82,8 @@ class Studio:
     ) -> tuple[int, str]:
         """The status, and the code of the problem where there is one; a stream is not read."""
         address = re.sub(r"\{[^}]+\}", object_id, path)
-        headers = session or ({} if key is None else {"Authorization": f"Bearer {key}"})
+        origin = str(self.client.base_url).rstrip("/")
+        headers = session or ({"Origin": origin} | ({} if key is None else {"Authorization": f"Bearer {key}"}))
         headers = headers | ({} if token is None else {"x-internal-token": token})
         with self.client.stream(method, address, headers=headers) as answer:
             if answer.status_code not in DENIED:
@@ -163,7 +165,8 @@ def test_every_route_asks_for_a_permission_or_is_public() -> None:
 
 def test_what_changes_something_takes_more_than_reading() -> None:
     reading = [(path, method) for path, method, rule in PROTECTED if method != "GET" and ":read" in str(rule)]
-    assert reading == []
+    # GraphQL reads by POST, too; a reader's goes to a webserver that changes nothing.
+    assert reading == [(f"{DAGSTER}/graphql", "POST")]
 
 
 def test_public_routes_ask_for_nothing(studio: Studio) -> None:
@@ -244,6 +247,7 @@ def test_the_matrix_by_sessions(studio: Studio, role: Role) -> None:
         if method != "GET":
             origin = {name: value for name, value in studio.headers_of(begun.full).items() if name != "Origin"}
             cases["no origin"] = (origin, (403, "origin_foreign"))
+        if method != "GET" and not path.startswith(DAGSTER):
             cases["no token"] = (studio.headers_of(begun.full, token=""), (403, "csrf_token_missing"))
             cases["another's token"] = (
                 studio.headers_of(begun.full, token=begun.revoked.session.csrf_token),
