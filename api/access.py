@@ -1,6 +1,6 @@
 """Who may use a route: `Authentication` finds out who sent a request, `allow` asks for the permission it takes.
 
-Every path but those in `PUBLIC` takes a known key before anything else is looked at; what a key may do is the
+Every path but those of `is_public` takes a known key before anything else is looked at; what a key may do is the
 business of `stemma.access`.
 """
 
@@ -29,6 +29,7 @@ from stemma.errors import Forbidden, InvalidInput, StemmaError, Unauthenticated
 from stemma.store.settings import Settings
 
 PUBLIC: Final = frozenset({"/healthz", "/readyz", "/openapi.json"})
+PUBLIC_FILES: Final = "/static/"
 
 _log = structlog.get_logger("api")
 
@@ -40,7 +41,7 @@ class Authentication:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in PUBLIC:
+        if scope["type"] == "http" and not is_public(scope["path"]):
             try:
                 principal, digest = await _authenticated(scope)
                 scope["state"]["principal"] = _simulated(principal, scope)
@@ -50,6 +51,11 @@ class Authentication:
             if digest is not None:
                 receive = _compared(receive, digest)
         await self.app(scope, receive, send)
+
+
+def is_public(path: str) -> bool:
+    """Whether a path is answered to whoever asks."""
+    return path in PUBLIC or path.startswith(PUBLIC_FILES)
 
 
 async def _authenticated(scope: Scope) -> tuple[Principal, BodyDigest | None]:

@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from api import idempotency, openapi, problems
+from api import console, idempotency, openapi, problems
 from api.access import Authentication
 from api.bodies import JsonGuard
 from api.limits import InFlight, Rates
@@ -86,6 +86,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(keys.router)
     app.include_router(audit.router)
     app.include_router(subjects.router)
+    console.install(app)
     # The one added last sees a request first.
     larger = {
         f"{API}{documents.UPLOAD_PATH}": settings.max_document_bytes + _MULTIPART_OVERHEAD,
