@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from importlib.metadata import version
+from typing import Final
 
 from fastapi import FastAPI
 
@@ -15,18 +16,20 @@ from api import console, idempotency, openapi, problems
 from api.access import Authentication
 from api.bodies import JsonGuard
 from api.limits import InFlight, Rates
-from api.middleware import BodyLimit, LoopbackOnly, RequestLog, TextGuard, is_loopback
+from api.middleware import BodyLimit, LoopbackOnly, RequestLog, SecurityHeaders, TextGuard, is_loopback
 from api.routers import (
     API,
     approvals,
     audit,
     documents,
+    files,
     health,
     historian,
     keys,
     ledger,
     receipts,
     search,
+    sessions,
     sources,
     subjects,
 )
@@ -40,9 +43,11 @@ from stemma.store.settings import Settings, load_settings
 
 _DESCRIPTION = """
 Search in everything the studio has read, upload documents, and open what a citation points at.
-Every request bears an API key (`Authorization: Bearer stm_…`) or is signed by RFC 9421.
+Every request bears an API key (`Authorization: Bearer stm_…`), is signed by RFC 9421, or belongs to a session.
 Errors are RFC 9457 problem details with a stable `code`. Lists come in pages `{data, next_cursor}`.
 """
+DAGSTER: Final = "/dagster"
+"""Below it another program's pages are served, which keep their own policy."""
 _MULTIPART_OVERHEAD = 1 << 16
 
 
@@ -85,6 +90,9 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(receipts.router)
     app.include_router(keys.router)
     app.include_router(audit.router)
+    app.include_router(files.router)
+    app.include_router(sessions.router)
+    app.include_router(sessions.pages)
     app.include_router(subjects.router)
     console.install(app)
     # The one added last sees a request first.
@@ -97,6 +105,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.add_middleware(BodyLimit, larger=larger)
     app.add_middleware(TextGuard)
     app.add_middleware(LoopbackOnly)
+    app.add_middleware(SecurityHeaders, apart=(DAGSTER,))
     app.add_middleware(RequestLog)
     return app
 

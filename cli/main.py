@@ -17,7 +17,20 @@ from typing import NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from cli import approvals, database, graph, historian, keys, knowledge, ledger, personal, receipt, serve
+from cli import (
+    approvals,
+    database,
+    files,
+    graph,
+    historian,
+    keys,
+    knowledge,
+    ledger,
+    personal,
+    receipt,
+    serve,
+    sessions,
+)
 from cli.output import err, print_error
 from stemma.errors import InvalidInput, StemmaError, Unavailable
 from stemma.store.settings import load_settings
@@ -39,7 +52,9 @@ serve.add_commands(app)
 historian.add_commands(app)
 ledger.add_commands(app)
 personal.add_commands(app)
+sessions.add_commands(app)
 app.add_typer(approvals.app, name="approvals")
+app.add_typer(files.app, name="files")
 app.add_typer(keys.app, name="keys")
 app.add_typer(receipt.app, name="receipt")
 app.add_typer(database.app, name="db")

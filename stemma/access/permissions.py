@@ -37,6 +37,7 @@ PERMISSIONS: Final[dict[str, frozenset[Role]]] = {
     "approvals:request": _BUILDERS,
     "approvals:decide": _ADMINS | {Role.REVIEWER},
     "approvals:withdraw-any": _ADMINS,
+    "publish:sign": _BUILDERS,
     "admin:keys": _ADMINS,
     "admin:audit": _ADMINS,
     "admin:erase": _TOP,
