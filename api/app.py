@@ -33,6 +33,7 @@ from api.routers import (
     sources,
     subjects,
 )
+from api.sessions import UPLOAD
 from api.streams import Streams
 from stemma.errors import InvalidInput
 from stemma.knowledge.search import Searcher
@@ -69,7 +70,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
         redoc_url=None,
         redirect_slashes=False,
         responses=openapi.problems(*openapi.EVERYWHERE),
-        form_limits={"max_files": 1, "max_fields": 8, "max_part_size": 1 << 14},
+        form_limits={"max_files": 1, "max_fields": 64, "max_part_size": 1 << 14},
     )
     app.state.settings = settings
     app.state.given_database = database
@@ -98,6 +99,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     # The one added last sees a request first.
     larger = {
         f"{API}{documents.UPLOAD_PATH}": settings.max_document_bytes + _MULTIPART_OVERHEAD,
+        UPLOAD: settings.max_document_bytes + _MULTIPART_OVERHEAD,
         f"{API}{approvals.PATH}": approvals.MAX_BODY_BYTES,
     }
     app.add_middleware(JsonGuard)

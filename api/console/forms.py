@@ -1,7 +1,7 @@
-"""What a form may send and how it is answered: the CSRF token, the redirect after a change, the message that it shows.
+"""How a form is answered: by a redirect after the change, and a message that the next page shows once.
 
-A form works without JavaScript: it posts, the change is written, and the answer is a redirect (303) to a page that says
-what was done.
+So a form works without JavaScript, and loading the page again changes nothing again. What a form has to show besides
+its fields is `api.sessions`' business.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import base64
 import binascii
 import json
 from typing import Final, Literal
-from urllib.parse import urlsplit
 
 from fastapi import Request, Response
 from fastapi.responses import RedirectResponse
@@ -44,12 +43,3 @@ def flash(request: Request) -> tuple[str, str] | None:
     if tone not in ("good", "bad", "info") or not isinstance(text, str):
         return None
     return tone, text[:_LONGEST_FLASH]
-
-
-def local_path(given: str | None) -> str:
-    """A path of this site to go back to; the Overview for anything that leads elsewhere."""
-    if given and given.startswith("/") and not given.startswith(("//", "/\\")) and given.isprintable():
-        parts = urlsplit(given)
-        if not parts.scheme and not parts.netloc:
-            return given
-    return "/"

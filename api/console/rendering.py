@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from fastapi import Request, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 from starlette.types import Scope
 
 from api.console import files, forms, navigation
@@ -23,16 +24,9 @@ from api.console.themes import Theme, chosen
 from api.problems import Problem
 from stemma.access.principal import Principal
 
-CONTENT_SECURITY_POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; connect-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-)
-_HEADERS: Final = {
-    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
-    "Referrer-Policy": "same-origin",
-    "X-Frame-Options": "DENY",
-    "Vary": "Cookie, Accept, Accept-Encoding",
-}
+TEMPLATES: Final = Path(__file__).with_name("templates")
+
+_VARY: Final = "Cookie, Accept, Accept-Encoding, HX-Request"
 _GZIP_LEVEL = 5
 _TONES: Final = {
     "good": {"ok", "ready", "active", "done", "approved", "used", "valid", "present", "created", "fresh", "success"},
@@ -59,7 +53,7 @@ def render(
     """
     body = _environment.get_template(template).render(**_shared(request), **context).encode()
     flashed = forms.FLASH_COOKIE in request.cookies
-    made = {**_HEADERS, "Cache-Control": "private, no-cache" if store else "no-store", **(headers or {})}
+    made = {"Vary": _VARY, "Cache-Control": "private, no-cache" if store else "no-store", **(headers or {})}
     if store and status == 200 and request.method == "GET" and not flashed:
         made["ETag"] = f'W/"{hashlib.sha256(body).hexdigest()[:32]}"'
         if made["ETag"] in request.headers.get("if-none-match", ""):
@@ -127,7 +121,7 @@ def size(count: float) -> str:
         if count < 1000 or unit == "GB":
             break
         count /= 1000
-    return f"{count:,.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:,.1f} {unit}"
+    return f"{count:,.1f}".removesuffix(".0") + f" {unit}"
 
 
 def duration(seconds: float) -> str:
@@ -160,6 +154,15 @@ def ago(at: datetime, now: datetime) -> str:
     return f"{words} ago" if seconds > 0 else f"in {words}"
 
 
+def marked(text: str, spans: Sequence[tuple[int, int]]) -> Markup:
+    """A text with its spans marked; they are in order and do not overlap."""
+    parts, at = [], 0
+    for start, end in spans:
+        parts += [escape(text[at:start]), Markup("<mark>{}</mark>").format(text[start:end])]
+        at = end
+    return Markup("").join([*parts, escape(text[at:])])
+
+
 def utc(at: datetime) -> str:
     """A time to the second, in UTC."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
@@ -167,7 +170,7 @@ def utc(at: datetime) -> str:
 
 def _make_environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -180,6 +183,7 @@ def _make_environment() -> Environment:
         "duration": duration,
         "ago": ago,
         "utc": utc,
+        "marked": marked,
         "number": lambda value: f"{value:,}",
         "short": lambda text: text[:12],
         "words": lambda text: text.replace("_", " "),

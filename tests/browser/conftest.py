@@ -17,8 +17,11 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from api.app import create_app
+from stemma.access import sessions
+from stemma.access.authentication import recognise
 from stemma.access.keys import IssuedKey
 from stemma.access.permissions import Role
+from stemma.access.sessions import OpenedSession
 from stemma.knowledge import sources
 from stemma.ledger.journal import run_failed
 from stemma.ledger.receipts import Input, sync
@@ -57,13 +60,27 @@ class Page:
     text: str
 
 
-PAGES = (Page("overview", lambda stock: "/", "knowledge/search_index"),)
+PAGES = (
+    Page("overview", lambda stock: "/", "knowledge/search_index"),
+    Page("search", lambda stock: "/search", "broken.pdf"),
+    Page("search-hits", lambda stock: "/search?q=index+a+vector+column", "Vector search"),
+    Page("search-nothing", lambda stock: "/search?q=zzxqj&mode=lexical", "Nothing was found"),
+    Page("document", lambda stock: f"/search/documents/{stock.document_id}?start=20&end=60", "hnsw.md"),
+    Page("keys", lambda stock: "/keys", "ingest:read"),
+    Page("key-new", lambda stock: "/keys/new", "signed requests only"),
+    Page("key-rotate", lambda stock: f"/keys/{stock.key_id}/rotate", "refused at once"),
+    Page("key-revoke", lambda stock: f"/keys/{stock.key_id}/revoke", "You will be signed out".lower()),
+    Page("sign-in", lambda stock: "/sign-in", "API key"),
+    Page("sign-in-link", lambda stock: "/sign-in/stl_none", "uses nothing up"),
+)
 """Every family of the navigation, and every page with an address of its own."""
 
 
 @dataclass(frozen=True)
 class Console:
-    """The console as served, with its content, and a client that bears a key which may do everything."""
+    """The console as served, with its content; a client that bears a key which may do everything, and the cookie of a
+    session that it was traded for.
+    """
 
     url: str
     stock: Stock
@@ -71,6 +88,7 @@ class Console:
     settings: Settings
     database: Database
     issued: IssuedKey
+    session: OpenedSession
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -110,7 +128,10 @@ def console(
         issue_key(settings, urls, role=Role.VIEWER, scopes=["search:read", "ingest:read"])
         stock = _stock(settings, database, issued, new_materialization)
         with serve(create_app(settings, database=database), key=issued.key) as client:
-            yield Console(str(client.base_url).rstrip("/"), stock, client, settings, database, issued)
+            with Ledger(urls, settings) as ledger:
+                begun = sessions.begin(recognise(database, settings, issued.key), settings)
+                session = ledger.commit(begun).result(20)
+            yield Console(str(client.base_url).rstrip("/"), stock, client, settings, database, issued, session)
     drop_database(urls)
 
 

@@ -12,7 +12,9 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Request
 from playwright.sync_api import Page as Tab
 
 from api.console import navigation
-from api.console.themes import COOKIE, Theme
+from api.console.themes import COOKIE as THEME
+from api.console.themes import Theme
+from api.sessions import COOKIE as SESSION
 
 LARGEST_LOAD = 60 * 1024
 SIZES = {"phone": (390, 844), "desk": (1280, 900)}
@@ -27,11 +29,9 @@ def contexts(browser: Browser, console: Any) -> Iterator[dict[tuple[Theme, str],
     made = {}
     for theme, size in LOOKS:
         width, height = SIZES[size]
-        context = browser.new_context(
-            viewport={"width": width, "height": height},
-            extra_http_headers={"Authorization": console.client.headers["Authorization"]},
-        )
-        context.add_cookies([{"name": COOKIE, "value": theme.value, "url": console.url}])
+        context = browser.new_context(viewport={"width": width, "height": height})
+        cookies = {THEME: theme.value, SESSION: console.session.cookie}
+        context.add_cookies([{"name": name, "value": value, "url": console.url} for name, value in cookies.items()])
         opened = context.new_page()
         context.new_cdp_session(opened).send("Network.setCacheDisabled", {"cacheDisabled": True})
         made[theme, size] = context

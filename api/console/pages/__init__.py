@@ -4,6 +4,6 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from api.console.pages import overview, preferences
+from api.console.pages import keys, overview, preferences, search
 
-ROUTERS: Final[tuple[APIRouter, ...]] = (overview.router, preferences.router)
+ROUTERS: Final[tuple[APIRouter, ...]] = (overview.router, search.router, keys.router, preferences.router)

@@ -7,9 +7,10 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Response
 
 from api.access import allow
-from api.console.forms import local_path, redirect
+from api.console.forms import redirect
 from api.console.themes import COOKIE, KEPT_SECONDS, Theme
 from api.limits import limited
+from api.sessions import local_path
 
 router = APIRouter(route_class=limited("console"), include_in_schema=False)
 
