@@ -27,7 +27,7 @@ router = APIRouter(route_class=limited("console"), include_in_schema=False)
 
 _HITS: Final = 10
 _SET_ASIDE: Final = 20
-_PASSAGE: Final = 4000
+_BEFORE: Final = 600
 _SAID: Final = {
     "created": "{} is in the inbox. It is found by search as soon as it has been read, usually within a minute.",
     "replaced": "{} replaces the file of that name. Search finds its new text as soon as it has been read.",
@@ -88,12 +88,11 @@ def open_document(
     end: Annotated[int | None, Query(ge=0, le=catalog.MAX_OFFSET)] = None,
 ) -> Response:
     """The document's passage with some text around it, and the way on."""
-    passage = (start, end) if end is not None else None
-    first = max(0, start - _PASSAGE // 4) if passage else start
-    last = max(first + _PASSAGE, end or 0)
+    first = start if end is None else max(0, start - _BEFORE)
+    last = None if end is None or end - first <= catalog.DEFAULT_EXCERPT else end
     view = database.read(lambda connection: catalog.read_document(connection, document_id, start=first, end=last))
-    spans = [(start - first, min(end - first, len(view.excerpt)))] if passage and end is not None else []
-    return render(request, "pages/document.html", document=view, spans=spans, step=_PASSAGE)
+    spans = [] if end is None else [(start - first, end - first)]
+    return render(request, "pages/document.html", document=view, spans=spans, step=catalog.DEFAULT_EXCERPT)
 
 
 def _page(
