@@ -144,8 +144,8 @@ def up(
 
 def test_every_url_that_is_printed_answers(up: Up) -> None:
     urls = re.findall(r"http://\S+", up.log.read_text())
-    assert len(urls) == 3
-    assert "stemma keys create --name" in up.log.read_text()
+    assert len(urls) == 4
+    assert [url for url in urls if f":{up.settings.api_port}/sign-in/stl_" in url] == urls[-1:]
     for url in urls:
         assert up.api.get(url).status_code == 200
     ready = up.api.get("/readyz").json()
@@ -155,6 +155,15 @@ def test_every_url_that_is_printed_answers(up: Up) -> None:
         f"http://127.0.0.1:{up.settings.webserver_port}/graphql", json={"query": query}, timeout=30, trust_env=False
     )
     assert dagster.json()["data"]["workspaceOrError"]["locationEntries"] == [{"name": "stemma", "loadStatus": "LOADED"}]
+
+
+def test_the_link_that_is_printed_signs_in_once(up: Up) -> None:
+    (link,) = re.findall(r"http://\S+/sign-in/\S+", up.log.read_text())
+    with httpx.Client(timeout=30, trust_env=False) as browser:
+        assert browser.post(link).headers["location"] == "/"
+        me = browser.get(f"{up.settings.api_url}/api/v1/session").json()
+        assert (me["role"], me["session"]["id"] is not None) == ("SUPER_ADMIN", True)
+        assert browser.post(link).status_code == 401
 
 
 def test_a_second_one_on_the_same_home_is_refused(up: Up, stemma: Stemma, monkeypatch: pytest.MonkeyPatch) -> None:
