@@ -6,6 +6,7 @@ at; what a key may do is the business of `stemma.access`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -27,6 +28,7 @@ from api.sessions import require_own_page, session_cookie, to_sign_in, wants_pag
 from stemma.access.authentication import authenticate
 from stemma.access.permissions import PERMISSIONS, Role, permissions_of
 from stemma.access.principal import Principal
+from stemma.access.scheduler import SCHEDULER_HEADER, authenticate_scheduler
 from stemma.access.sessions import Session, authenticate_session
 from stemma.access.signatures import BodyDigest, SignedRequest, authenticate_signed
 from stemma.errors import Forbidden, InvalidInput, StemmaError, Unauthenticated
@@ -34,6 +36,9 @@ from stemma.store.settings import Settings
 
 PUBLIC: Final = frozenset({"/healthz", "/readyz", "/openapi.json", "/sign-in"})
 PUBLIC_BELOW: Final = ("/sign-in/", "/static/", "/files/")
+
+SCHEDULER_PATHS: Final = re.compile(r"(/api/v1)?/jobs/[^/]+/run")
+"""Where outside schedulers start jobs, by the internal token; a key is not taken there."""
 
 _log = structlog.get_logger("api")
 
@@ -81,6 +86,8 @@ class _Caller:
 async def _authenticated(scope: Scope) -> _Caller:
     state = scope["app"].state
     headers = Headers(scope=scope)
+    if SCHEDULER_PATHS.fullmatch(scope["path"]):
+        return _Caller(authenticate_scheduler(state.settings, headers.get(SCHEDULER_HEADER)))
     given = headers.getlist("authorization")
     if "signature-input" in headers or "signature" in headers:
         if given:
@@ -160,12 +167,14 @@ def rated(scope: Scope, error: StemmaError) -> StemmaError:
 class Rule:
     """What a route asks of whoever calls it: a permission, or only a known key where that is None.
 
-    With `own`, the name of a path parameter that holds a key's id, a key needs no permission for itself. As a
-    dependency it gives the principal, counts the request and holds a place among those in flight.
+    With `own`, the name of a path parameter that holds a key's id, a key needs no permission for itself; with
+    `scheduler`, the outside scheduler calls, and no key does. As a dependency it gives the principal, counts the
+    request and holds a place among those in flight.
     """
 
     permission: str | None
     own: str | None = None
+    scheduler: bool = False
 
     async def __call__(self, request: Request) -> AsyncIterator[Principal]:
         settings: Settings = request.app.state.settings
@@ -190,15 +199,15 @@ class Rule:
             return False
 
 
-def allow(permission: str | None, *, own: str | None = None) -> Any:
+def allow(permission: str | None, *, own: str | None = None, scheduler: bool = False) -> Any:
     """What a route declares to take a permission of `stemma.access.permissions`; gives the principal.
 
-    With None it takes any known key; for `own` see `Rule`. The route answers Forbidden to whoever may not, and
-    TooManyRequests over the limits of the key.
+    With None it takes any known key; for `own` and `scheduler` see `Rule`. The route answers Forbidden to whoever may
+    not, and TooManyRequests over the limits of the key.
     """
     if permission is not None and permission not in PERMISSIONS:
         raise ValueError(f"{permission} is not in the table of permissions")
-    return Depends(Rule(permission, own))
+    return Depends(Rule(permission, own, scheduler))
 
 
 def rules(app: FastAPI) -> Iterator[tuple[str, frozenset[str], Rule | None]]:

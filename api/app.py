@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from api import console, idempotency, openapi, problems
 from api.access import Authentication
 from api.bodies import JsonGuard
+from api.launches import Launches
 from api.limits import InFlight, Rates
 from api.middleware import BodyLimit, LoopbackOnly, RequestLog, SecurityHeaders, TextGuard, is_loopback
 from api.routers import (
@@ -25,6 +26,7 @@ from api.routers import (
     files,
     health,
     historian,
+    jobs,
     keys,
     ledger,
     receipts,
@@ -36,8 +38,9 @@ from api.routers import (
 from api.sessions import UPLOAD
 from api.streams import Streams
 from stemma.errors import InvalidInput
+from stemma.jobs import model
 from stemma.knowledge.search import Searcher
-from stemma.ledger.feed import CHANNEL
+from stemma.ledger import feed
 from stemma.ledger.service import Ledger
 from stemma.store.database import Database
 from stemma.store.settings import Settings, load_settings
@@ -87,6 +90,9 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(approvals.router)
     app.include_router(historian.router)
     app.include_router(historian.streams)
+    app.include_router(jobs.router)
+    app.include_router(jobs.streams)
+    app.include_router(jobs.aliases)
     app.include_router(ledger.router)
     app.include_router(receipts.router)
     app.include_router(keys.router)
@@ -134,5 +140,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.database = database
         app.state.searcher = searcher
         app.state.ledger = opened.enter_context(Ledger(database.urls, settings))
-        async with Streams(database.urls.app, CHANNEL) as app.state.streams:
+        async with (
+            Launches(settings) as app.state.launches,
+            Streams(database.urls.app, feed.CHANNEL, model.CHANNEL) as app.state.streams,
+        ):
             yield

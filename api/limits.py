@@ -27,6 +27,7 @@ IN_FLIGHT: Final = {
     "console": 32,
     "documents": 32,
     "files": 32,
+    "jobs": 64,
     "keys": 16,
     "ledger": 16,
     "receipts": 16,

@@ -23,6 +23,7 @@ from cli import (
     files,
     graph,
     historian,
+    jobs,
     keys,
     knowledge,
     ledger,
@@ -55,6 +56,7 @@ personal.add_commands(app)
 sessions.add_commands(app)
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(files.app, name="files")
+app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="keys")
 app.add_typer(receipt.app, name="receipt")
 app.add_typer(database.app, name="db")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from stemma.errors import InvalidInput
@@ -65,6 +65,11 @@ class Settings(BaseSettings):
     session_idle_seconds: int = Field(default=28_800, ge=300, description="A session that is not used for so long ends")
     session_lifetime_seconds: int = Field(
         default=604_800, ge=300, description="A session ends after so long, however much it is used"
+    )
+    internal_token: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="What outside schedulers (cron, n8n) send as x-internal-token to start jobs; unset: they cannot",
     )
     webserver_port: int = Field(default=8401, ge=1, le=65535, description="Loopback port of the Dagster webserver")
     code_server_port: int = Field(default=8402, ge=1, le=65535, description="Loopback port of the Dagster code server")
