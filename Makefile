@@ -7,7 +7,7 @@ READY := $(VENV)/.installed
 BENCH_READY := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down browser test check format bench clean
+.PHONY: help setup demo up down browser test check format vendor bench clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -53,6 +53,9 @@ check: $(READY) ## Lint, types, import rules and definitions
 format: $(READY) ## Format the code
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
+
+vendor: $(READY) ## Copy the console's libraries from npm, as vendor.json pins them
+	@$(BIN)/python -m api.console.vendor
 
 bench: $(BENCH_READY) ## Measure ratios against peers and limits; results in benchmarks/results
 	@$(BIN)/python -m benchmarks

@@ -10,7 +10,6 @@ import dagster as dg
 from assets import knowledge, knowledge_checks
 from assets.job_runs import claiming_in_process
 from assets.jobs import KIND_JOBS, knowledge_refresh
-from assets.jobs import knowledge_refresh
 from resources.browser import BrowserResource
 from resources.progress import ProgressLog
 from resources.store import StoreResource

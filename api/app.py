@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from api import dagster_proxy, idempotency, openapi, problems
+from api import console, dagster_proxy, idempotency, openapi, problems
 from api.access import SIGNED, Authentication
 from api.bodies import JsonGuard
 from api.launches import Launches
@@ -36,6 +36,7 @@ from api.routers import (
     subjects,
     webhooks,
 )
+from api.sessions import UPLOAD
 from api.streams import Streams
 from stemma.errors import InvalidInput
 from stemma.jobs import model
@@ -71,7 +72,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
         redoc_url=None,
         redirect_slashes=False,
         responses=openapi.problems(*openapi.EVERYWHERE),
-        form_limits={"max_files": 1, "max_fields": 8, "max_part_size": 1 << 14},
+        form_limits={"max_files": 1, "max_fields": 64, "max_part_size": 1 << 14},
     )
     app.state.settings = settings
     app.state.given_database = database
@@ -102,9 +103,11 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(notifications.router)
     app.include_router(webhooks.router)
     app.include_router(dagster_proxy.router)
+    console.install(app)
     # The one added last sees a request first.
     larger = {
         f"{API}{documents.UPLOAD_PATH}": settings.max_document_bytes + _MULTIPART_OVERHEAD,
+        UPLOAD: settings.max_document_bytes + _MULTIPART_OVERHEAD,
         f"{API}{approvals.PATH}": approvals.MAX_BODY_BYTES,
     }
     app.add_middleware(JsonGuard, unread=SIGNED)

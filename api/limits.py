@@ -24,6 +24,7 @@ from stemma.errors import Unavailable
 IN_FLIGHT: Final = {
     "approvals": 32,
     "audit": 8,
+    "console": 32,
     "dagster": 64,
     "dagster_websockets": 64,
     "documents": 32,

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, quote, urlencode
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.requests import cookie_parser
+from starlette.requests import Request, cookie_parser
 from starlette.responses import RedirectResponse, Response
 from starlette.types import Message, Receive, Scope
 
@@ -28,7 +28,11 @@ CSRF_HEADER: Final = "X-CSRF-Token"
 CSRF_FIELD: Final = "csrf_token"
 SIGN_IN: Final = "/sign-in"
 
+UPLOAD: Final = "/search/upload"
+"""Where a page sends a file; its route asks for `require_form_token`."""
+
 _FORM: Final = "application/x-www-form-urlencoded"
+_MULTIPART: Final = "multipart/form-data"
 _MOST_FIELDS: Final = 1000
 
 
@@ -69,9 +73,26 @@ async def require_own_page(scope: Scope, receive: Receive, session: Session) -> 
         # Dagster's pages know no token; `api.dagster_proxy` asks for the Origin that has just been looked at.
         return receive
     given = headers.get(CSRF_HEADER)
+    if given is None and scope["path"] == UPLOAD and _media_type(headers.get("content-type", "")) == _MULTIPART:
+        return receive
     if given is None and _media_type(headers.get("content-type", "")) == _FORM:
         body, receive = await _read(receive)
         given = _field(body, CSRF_FIELD)
+    _require_token(given, session)
+    return receive
+
+
+async def require_form_token(request: Request) -> None:
+    """For the one route that takes a form with a file, which is not read before its route is known: the form's field
+    has the token, where no header has. Raises Forbidden with code `csrf_token_missing` or `csrf_token_invalid`.
+    """
+    session: Session | None = request.state.session
+    if session is not None and CSRF_HEADER not in request.headers:
+        given = (await request.form()).get(CSRF_FIELD)
+        _require_token(given if isinstance(given, str) else None, session)
+
+
+def _require_token(given: str | None, session: Session) -> None:
     if given is None:
         what = f"A change in a session takes its CSRF token, in {CSRF_HEADER} or the form field {CSRF_FIELD}."
         hint = "GET /api/v1/session has it."
@@ -79,7 +100,6 @@ async def require_own_page(scope: Scope, receive: Receive, session: Session) -> 
     if not hmac.compare_digest(given.encode(), session.csrf_token.encode()):
         what, hint = "This CSRF token is not that of the session.", "Load the page again."
         raise Forbidden("csrf_token_invalid", what, field=CSRF_HEADER, hint=hint)
-    return receive
 
 
 def _media_type(text: str) -> str:

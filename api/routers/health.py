@@ -15,6 +15,7 @@ from api.openapi import problems
 from api.problems import FieldError, problem_response
 from stemma.errors import StemmaError, Unavailable
 from stemma.knowledge import generations
+from stemma.ledger.service import Ledger
 from stemma.ledger.signer import SignerStatus
 from stemma.store.database import Database
 from stemma.store.settings import Settings
@@ -59,15 +60,7 @@ def readyz(request: Request, settings: SettingsDep, database: DatabaseDep, ledge
     uploads work without them, what is uploaded meanwhile is read, and what is recorded is signed, when they are
     back. A 503 carries the same `checks` beside the problem.
     """
-    checks = {
-        "database": _required(lambda: _check_database(database)),
-        "code_location": _check_code_location(settings),
-        "ledger_heads": _check_signer(ledger.status()),
-    }
-    if checks["database"].status == "ok":
-        checks["search_index"] = _required(lambda: _check_index(database, settings))
-    else:
-        checks["search_index"] = Check(status="failed", required=True, detail="Not known without the database.")
+    checks = run_checks(settings, database, ledger)
     failed = [name for name, check in checks.items() if check.required and check.status != "ok"]
     if not failed:
         return Readiness(checks=checks)
@@ -81,6 +74,20 @@ def readyz(request: Request, settings: SettingsDep, database: DatabaseDep, ledge
         hint="Run `stemma doctor` to see what is wrong.",
         extensions={"checks": {name: check.model_dump() for name, check in checks.items()}},
     )
+
+
+def run_checks(settings: Settings, database: Database, ledger: Ledger) -> dict[str, Check]:
+    """Look at everything that the API leans on now."""
+    checks = {
+        "database": _required(lambda: _check_database(database)),
+        "code_location": _check_code_location(settings),
+        "ledger_heads": _check_signer(ledger.status()),
+    }
+    if checks["database"].status == "ok":
+        checks["search_index"] = _required(lambda: _check_index(database, settings))
+    else:
+        checks["search_index"] = Check(status="failed", required=True, detail="Not known without the database.")
+    return checks
 
 
 def _required(look: Callable[[], str]) -> Check:

@@ -1,22 +1,21 @@
 """Signing in and out by a browser, and who a request comes from.
 
-The pages here are bare: the console replaces `_page`. A link is opened by a GET, which programs that preview links send
-too; only its button's POST signs in.
+A link is opened by a GET, which programs that preview links send too; only its button's POST signs in.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
-from html import escape
 from typing import Annotated, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Form, Path, Query, Request, Response
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from api.access import allow, rated
+from api.console.rendering import render
 from api.deps import DatabaseDep, LedgerDep, SettingsDep
 from api.limits import Rates, limited
 from api.openapi import problems
@@ -68,11 +67,12 @@ def read_session(request: Request, principal: Annotated[Principal, allow(None)])
 
 @pages.get(SIGN_IN)
 def show_sign_in(
+    request: Request,
     wanted: Annotated[str | None, Query(alias="next", max_length=8192)] = None,
     reason: Annotated[str | None, Query(max_length=64)] = None,
 ) -> Response:
     """Asks for a key, and says why a session is over."""
-    return _sign_in_page(local_path(wanted), ENDINGS.get(reason or "", ""))
+    return _sign_in_page(request, local_path(wanted), ENDINGS.get(reason or "", ""))
 
 
 @pages.post(SIGN_IN)
@@ -92,15 +92,14 @@ async def sign_in(
         opened = await ledger.commit_async(sessions.begin(known, settings))
     except StemmaError as error:
         refusal = rated(request.scope, error)
-        return _sign_in_page(local_path(wanted), str(refusal), status=refusal.status)
+        return _sign_in_page(request, local_path(wanted), str(refusal), status=refusal.status)
     return _signed_in(request, opened, local_path(wanted))
 
 
 @pages.get(f"{SIGN_IN}/{{token}}")
-def show_link(token: Annotated[str, Path(max_length=200)]) -> Response:
+def show_link(request: Request, token: Annotated[str, Path(max_length=200)]) -> Response:
     """Asks whether to sign in: opening a link alone uses nothing up."""
-    action = f"{SIGN_IN}/{token}"
-    return _page(f'<form method="post" action="{escape(action)}"><button>Sign in to this studio</button></form>')
+    return render(request, "pages/sign_in_link.html", store=False, action=f"{SIGN_IN}/{token}")
 
 
 @pages.post(f"{SIGN_IN}/{{token}}")
@@ -117,7 +116,7 @@ async def use_link(
         opened = await ledger.commit_async(change)
     except StemmaError as error:
         refusal = rated(request.scope, error)
-        return _sign_in_page(_START, str(refusal), status=refusal.status)
+        return _sign_in_page(request, _START, str(refusal), status=refusal.status)
     return _signed_in(request, opened, _START)
 
 
@@ -142,22 +141,5 @@ def _signed_in(request: Request, opened: OpenedSession, address: str) -> Respons
     return response
 
 
-def _sign_in_page(wanted: str, told: str, *, status: int = 200) -> HTMLResponse:
-    said = f'<p role="alert">{escape(told)}</p>' if told else ""
-    return _page(
-        f'{said}<form method="post" action="{SIGN_IN}">'
-        f'<input type="hidden" name="next" value="{escape(wanted)}">'
-        '<p><label>API key <input type="password" name="key" required autocomplete="current-password"></label></p>'
-        "<button>Sign in</button></form>"
-        "<p>On the studio's machine, <code>stemma sign-in</code> prints a link that needs no key.</p>",
-        status=status,
-    )
-
-
-def _page(content: str, *, status: int = 200) -> HTMLResponse:
-    return HTMLResponse(
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width"><title>Sign in · Stemma</title></head>'
-        f"<body><main><h1>Sign in</h1>{content}</main></body></html>",
-        status,
-    )
+def _sign_in_page(request: Request, wanted: str, told: str, *, status: int = 200) -> Response:
+    return render(request, "pages/sign_in.html", status=status, store=False, wanted=wanted, told=told)
