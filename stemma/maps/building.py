@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stemma.maps import compression
 from stemma.maps.mvt import Value
@@ -167,11 +168,17 @@ def metadata(
 
 
 def id_sum(ids: Integers) -> str:
-    """A fingerprint of ids in any order: the sum of their mixed values modulo 2^64 (SplitMix64), hexadecimal."""
-    mixed = ids.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return f"{int(np.sum(mixed ^ (mixed >> np.uint64(31)), dtype=np.uint64)):016x}"
+    """A fingerprint of ids in any order: the sum of their mixed bits modulo 2^64, hexadecimal."""
+    return f"{int(np.sum(mixed_bits(ids.astype(np.uint64)), dtype=np.uint64)):016x}"
+
+
+def mixed_bits(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Each value with every bit made to depend on every other, by SplitMix64's finalizer."""
+    mixed = values + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    result: NDArray[np.uint64] = mixed ^ (mixed >> np.uint64(31))
+    return result
 
 
 def _vector_layers(

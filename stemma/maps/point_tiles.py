@@ -131,8 +131,7 @@ class PointTiles:
         Raises CheckFailed(tile_over_budget) where even one cell with all its counts takes more than a tile may.
         """
         wanted = runs(self._points, zoom) if tiles is None else tiles
-        least = self._least[wanted.ends] - self._least[wanted.starts]
-        fits = least <= self._layer.tile_bytes
+        fits = self._least_bytes(zoom, wanted) <= self._layer.tile_bytes
         too_large = [wanted.taken(np.flatnonzero(~fits))]
         for chunk in wanted.taken(np.flatnonzero(fits)).chunks(_EXACT_CHUNK):
             encoded = self._exact(zoom, chunk)
@@ -140,6 +139,16 @@ class PointTiles:
             yield [encoded[place] for place in np.flatnonzero(small)]
             too_large.append(chunk.taken(np.flatnonzero(~small)))
         yield from self._counts(zoom, _joined(too_large))
+
+    def _least_bytes(self, zoom: int, tiles: Runs) -> Integers:
+        """What the points of each tile take at least, so that most of what is too large need not be tried."""
+        points = self._points
+        steps = np.zeros(len(points) + 1, np.int64)
+        for positions in (points.x, points.y):
+            # The distance from the corner, doubled by the zigzag form, takes a second byte from 64 on.
+            steps[1:] += _pixels(positions, zoom) >= 64
+        total = self._least + np.cumsum(steps)
+        return total[tiles.ends] - total[tiles.starts]
 
     def _exact(self, zoom: int, chunk: Runs) -> list[Tile]:
         points = self._points
@@ -257,7 +266,7 @@ def _joined(parts: list[Runs]) -> Runs:
 
 
 def _least_sizes(points: Points) -> Integers:
-    """Running totals of what the points take at least: what is over the budget by this need not be tried."""
+    """Running totals of what the points take at least, in the corner of any tile."""
     tags = np.zeros(len(points), np.int64)
     for column in points.columns:
         tags += 2 * (column.codes >= 0)

@@ -30,7 +30,7 @@ def decoded(path: Path) -> list[tuple[int, int, dict[str, Any]]]:
             (
                 grid.zoom_of(tile_id),
                 tile_id,
-                mapbox_vector_tile.decode(archive.content(data, 1 << 24), {"y_coord_down": True}),
+                mapbox_vector_tile.decode(archive.content(data, 1 << 24)),
             )
             for tile_id, data in archive.stored()
         ]
@@ -64,7 +64,8 @@ def test_exact_points_stand_where_they_are_and_say_what_they_say(points: Points,
         column, row = (int(place[0]) for place in grid.tiles(zoom, np.array([tile_id])))
         for feature in layers.get("crimes", {"features": []})["features"]:
             place = places[feature["id"]]
-            x, y = feature["geometry"]["coordinates"]
+            x, up = feature["geometry"]["coordinates"]
+            y = grid.EXTENT - up
             shift = grid.LEVELS - zoom - grid.EXTENT_BITS
             assert (column << 12 | x, row << 12 | y) == (points.x[place] >> shift, points.y[place] >> shift)
             assert feature["properties"]["hour"] == hours.values[hours.codes[place]]
