@@ -17,7 +17,7 @@ from typing import NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from cli import approvals, database, graph, historian, keys, knowledge, ledger, personal, receipt, serve
+from cli import approvals, database, graph, historian, keys, knowledge, ledger, maps, personal, receipt, serve
 from cli.output import err, print_error
 from stemma.errors import InvalidInput, StemmaError, Unavailable
 from stemma.store.settings import load_settings
@@ -41,6 +41,7 @@ ledger.add_commands(app)
 personal.add_commands(app)
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(keys.app, name="keys")
+app.add_typer(maps.app, name="maps")
 app.add_typer(receipt.app, name="receipt")
 app.add_typer(database.app, name="db")
 

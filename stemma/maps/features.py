@@ -296,12 +296,15 @@ def _reasons(judged: Sequence[_Judged]) -> str:
 def to_points(table: pa.Table, layer: Layer) -> Points:
     """Points for the tile encoder, from the features of a point layer."""
     shapes = shapely.from_wkb(table[GEOMETRY].to_numpy(zero_copy_only=False))
-    columns = [_column(name, table[name]) for name in layer.attributes]
+    columns = [column_of(name, table[name]) for name in layer.attributes]
     return Points.of(table[ID].to_numpy(), shapely.get_x(shapes), shapely.get_y(shapes), columns)
 
 
-def _column(name: str, values: pa.ChunkedArray) -> Column:
-    encoded = values.combine_chunks().dictionary_encode()
+def column_of(name: str, values: pa.ChunkedArray) -> Column:
+    """A column of the tile encoder from one of a table."""
+    encoded = values.unify_dictionaries().combine_chunks()
+    if not pa.types.is_dictionary(encoded.type):
+        encoded = encoded.dictionary_encode()
     dictionary = encoded.dictionary
     order = compute.sort_indices(dictionary).to_numpy()
     rank = np.empty(len(order) + 1, np.int32)

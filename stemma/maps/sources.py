@@ -270,18 +270,19 @@ def _read_parquet(path: Path) -> tuple[pa.Table, NDArray[np.object_], str | None
 
 
 def _read_ogr(path: Path) -> tuple[pa.Table, NDArray[np.object_], str | None]:
-    import pyogrio
-    from pyogrio.errors import DataLayerError, DataSourceError
+    """GeoJSON, FlatGeobuf and Shapefile by GDAL; not through Arrow, where GDAL 3.12 damages missing geometries."""
+    from pyogrio import raw
+    from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError
 
     try:
-        described, table = pyogrio.read_arrow(path)
-    except (DataSourceError, DataLayerError, pa.ArrowInvalid) as error:
+        described, _, shapes, values = raw.read(path)
+    except (DataSourceError, DataLayerError, FeatureError, FieldError) as error:
         raise InvalidInput("source_invalid", f"{path.name} cannot be read: {error}.") from error
-    name = described["geometry_name"] or "wkb_geometry"
-    if name not in table.column_names:
+    if shapes is None:
         raise InvalidInput("source_invalid", f"{path.name} has no geometry.")
-    shapes = shapely.from_wkb(table[name].to_numpy(zero_copy_only=False), on_invalid="ignore")
-    return table, shapes, described["crs"]
+    columns = [pa.array(column, from_pandas=True) for column in values]
+    table = pa.table(dict(zip(described["fields"].tolist(), columns, strict=True)))
+    return table, shapely.from_wkb(shapes, on_invalid="ignore"), described["crs"]
 
 
 def _as_rows(layer: Layer, file: SourceFile, table: pa.Table, shapes: NDArray[np.object_], crs: str | None) -> Rows:
