@@ -1,4 +1,4 @@
-"""Point tiles beside tippecanoe and freestiler: the same 500,000 invented points, zoom 0–14, one run each after another.
+"""Point tiles beside tippecanoe and freestiler: the same 500,000 invented points, zoom 0–14, one after another.
 
 The points are a city: two hundred centres of very unequal weight, a rural rest, six attributes with 23 to 30,000
 values. Each tool is a process of its own, so that its memory and the time of all its threads are its own; speed is
