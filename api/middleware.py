@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from typing import Final
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -17,6 +17,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.problems import error_response, problem_response, unexpected_response
@@ -25,8 +26,15 @@ from stemma.errors import InvalidInput
 DEFAULT_BODY_BYTES: Final = 1 << 20
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,128}")
-_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _PROBES = frozenset({"/healthz", "/readyz"})
+_PAGE_HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; font-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
 _log = structlog.get_logger("api")
 
 
@@ -40,11 +48,15 @@ class RequestLog:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
         request_id = _request_id(Headers(scope=scope).get("x-request-id"))
         scope.setdefault("state", {})["request_id"] = request_id
+        if scope["type"] == "websocket":
+            with structlog.contextvars.bound_contextvars(request_id=request_id):
+                await self.app(scope, receive, send)
+            return
         started = time.perf_counter()
         status = 0
 
@@ -86,13 +98,43 @@ def _route(scope: Scope) -> str | None:
     return getattr(scope.get("route"), "path", None)
 
 
+class SecurityHeaders:
+    """Gives every page what keeps it from running, loading or being framed by what is not ours.
+
+    A response that brings a policy of its own keeps it, and so does everything below `apart`: paths at which another
+    program's pages are served.
+    """
+
+    def __init__(self, app: ASGIApp, apart: Sequence[str] = ()) -> None:
+        self.app = app
+        self.apart = tuple(apart)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or _below(scope["path"], self.apart):
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_policy(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                if headers.get("content-type", "").startswith("text/html"):
+                    for name, value in _PAGE_HEADERS.items():
+                        headers.setdefault(name, value)
+            await send(message)
+
+        await self.app(scope, receive, send_with_policy)
+
+
+def _below(path: str, prefixes: Sequence[str]) -> bool:
+    return any(path == prefix or path.startswith(f"{prefix}/") for prefix in prefixes)
+
+
 class LoopbackOnly:
     """Lets in only what addresses this machine by a loopback name and, where it writes, comes from our own
     pages.
 
-    There is no sign-in yet: the socket is on loopback, but a page of any site can make the user's browser
-    send requests there. A foreign name in Host is DNS rebinding; a foreign Origin on a write is request
-    forgery.
+    The socket is on loopback, but a page of any site can make the user's browser send requests there. A foreign
+    name in Host is DNS rebinding; a foreign Origin on a write is request forgery. A WebSocket counts as a write.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -103,8 +145,7 @@ class LoopbackOnly:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        host = headers.get("host", "")
-        if not is_loopback(_host_name(host)):
+        if not is_loopback(_host_name(headers.get("host", ""))):
             response = problem_response(
                 scope,
                 status=421,
@@ -113,7 +154,7 @@ class LoopbackOnly:
                 detail="This API answers only to loopback names.",
                 hint="Open it as http://127.0.0.1 or http://localhost.",
             )
-        elif scope.get("method") not in _READING and not _same_origin(headers, scope["scheme"], host):
+        elif scope.get("method") not in READING and says_foreign(scope):
             response = problem_response(
                 scope,
                 status=403,
@@ -124,6 +165,14 @@ class LoopbackOnly:
         else:
             await self.app(scope, receive, send)
             return
+        await refuse(response, scope, receive, send)
+
+
+async def refuse(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with this; a WebSocket is closed before it is accepted, which its client sees as 403."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008})
+    else:
         await response(scope, receive, send)
 
 
@@ -144,11 +193,17 @@ def _host_name(host: str) -> str:
         return ""
 
 
-def _same_origin(headers: Headers, scheme: str, host: str) -> bool:
-    """Whether a browser says that the request comes from a page of this origin; other clients say nothing."""
-    origin = headers.get("origin")
+def says_foreign(scope: Scope) -> bool:
+    """Whether a browser says that the request comes from a page of another origin; other clients say nothing."""
+    headers = Headers(scope=scope)
     site = headers.get("sec-fetch-site", "same-origin")
-    return origin in (None, f"{scheme}://{host}") and site in ("same-origin", "none")
+    return headers.get("origin") not in (None, origin_of(scope)) or site not in ("same-origin", "none")
+
+
+def origin_of(scope: Scope) -> str:
+    """The origin that the request was sent to, as its own pages have it; also for a WebSocket."""
+    scheme = {"ws": "http", "wss": "https"}.get(scope["scheme"], scope["scheme"])
+    return f"{scheme}://{Headers(scope=scope).get('host', '')}"
 
 
 class TextGuard:

@@ -15,22 +15,32 @@ from pydantic.json_schema import models_json_schema
 from api.access import rules
 from api.idempotency import HEADER, REPLAYED
 from api.problems import MEDIA_TYPE, Problem
+from api.sessions import COOKIE
 
 _REF: Final = "#/components/schemas/{model}"
 _MEANINGS: Final = {
-    401: "No key that is known and in force, or no signature that holds",
-    403: "The key may not do this, or the request comes from another site",
+    401: "No key or session that is known and in force, or no signature that holds",
+    403: "The caller may not do this, or the request comes from another site",
     404: "It does not exist",
     409: "It contradicts the present state",
     412: "It is not as If-Match says it was seen",
     413: "The body is too large",
     415: "Not a type that is read here",
+    416: "It does not reach that far",
     421: "The Host is not a loopback name",
     422: "An input cannot be used",
     428: "If-Match is missing",
     429: "Too many requests are in flight or came within a minute; see Retry-After",
     500: "An unexpected error",
     503: "Something needed is not there now; see Retry-After",
+}
+_SCHEDULER: Final = {
+    "scheduler": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "x-internal-token",
+        "description": "What `STEMMA_INTERNAL_TOKEN` says; only to start jobs by name",
+    }
 }
 _SCHEMES: Final = {
     "key": {"type": "http", "scheme": "bearer", "description": "An API key, `stm_…`; the names are permissions"},
@@ -39,6 +49,12 @@ _SCHEMES: Final = {
         "in": "header",
         "name": "Signature",
         "description": "RFC 9421 with hmac-sha256, by the signing secret of an API key; docs/SECURITY.md says how",
+    },
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": COOKIE,
+        "description": "A browser's session; what changes something takes X-CSRF-Token and an Origin of ours, too",
     },
 }
 EVERYWHERE: Final = (413, 421, 422, 500)
@@ -74,13 +90,13 @@ def install(app: FastAPI) -> None:
 
 
 def _declare_access(app: FastAPI, document: dict[str, Any]) -> None:
-    document.setdefault("components", {})["securitySchemes"] = _SCHEMES
+    document.setdefault("components", {})["securitySchemes"] = {**_SCHEMES, **_SCHEDULER}
     for path, methods, rule in rules(app):
         for method in methods:
             operation = document["paths"].get(path, {}).get(method.lower())
             if operation is not None and rule is not None:
                 roles = [rule.permission] if rule.permission else []
-                operation["security"] = [{name: roles} for name in _SCHEMES]
+                operation["security"] = [{name: roles} for name in (_SCHEDULER if rule.scheduler else _SCHEMES)]
                 for status, declared in problems(401, 403, 429).items():
                     operation["responses"].setdefault(str(status), declared)
 

@@ -33,12 +33,16 @@ PERMISSIONS: Final[dict[str, frozenset[Role]]] = {
     "ingest:read": _EVERYONE,
     "ingest:write": _BUILDERS,
     "ledger:read": _EVERYONE,
+    "jobs:read": _EVERYONE,
+    "jobs:write": _BUILDERS,
     "approvals:read": _EVERYONE,
     "approvals:request": _BUILDERS,
     "approvals:decide": _ADMINS | {Role.REVIEWER},
     "approvals:withdraw-any": _ADMINS,
+    "publish:sign": _BUILDERS,
     "admin:keys": _ADMINS,
     "admin:audit": _ADMINS,
+    "admin:notify": _ADMINS,
     "admin:erase": _TOP,
 }
 

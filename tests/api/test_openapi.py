@@ -8,7 +8,12 @@ import httpx
 import jsonschema
 import pytest
 
-OTHER_TYPES = {"/api/v1/approvals/{id}/content": "*/*", "/api/v1/historian/stream": "text/event-stream"}
+OTHER_TYPES = {
+    "/api/v1/approvals/{id}/content": "*/*",
+    "/api/v1/historian/stream": "text/event-stream",
+    "/api/v1/jobs/{id}/events": "text/event-stream",
+    "/files/{path}": "*/*",
+}
 
 
 @pytest.fixture
@@ -39,6 +44,8 @@ def test_every_operation_is_described_and_declares_problems(document: dict[str, 
         assert operation["summary"] and operation["description"], (method, path)
         assert {"413", "421", "422", "500"} <= set(operation["responses"])
         for status, declared in operation["responses"].items():
+            if status == "304":
+                continue
             media_types = set(declared["content"])
             wanted = "application/problem+json" if status >= "400" else OTHER_TYPES.get(path, "application/json")
             assert media_types == {wanted}, (method, path, status)
@@ -57,6 +64,8 @@ def test_good_answers_match_their_schema(reader: httpx.Client) -> None:
         ("/api/v1/quarantine", "/api/v1/quarantine"),
         ("/api/v1/approvals", "/api/v1/approvals"),
         ("/api/v1/receipts", "/api/v1/receipts"),
+        ("/api/v1/jobs", "/api/v1/jobs"),
+        ("/api/v1/job-kinds", "/api/v1/job-kinds"),
     ]:
         response = reader.get(address)
         assert response.status_code == 200
