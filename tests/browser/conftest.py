@@ -30,6 +30,7 @@ from stemma.ledger.service import Ledger
 from stemma.store.database import Database, DatabaseUrls
 from stemma.store.settings import Settings
 
+
 @dataclass(frozen=True)
 class Stock:
     """What the studio holds that a page's address may need."""
