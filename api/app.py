@@ -6,6 +6,7 @@ What it serves is in `api.routers`; running it as a process is `api.server`'s bu
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 
@@ -29,14 +30,23 @@ from api.routers import (
     search,
     sources,
     subjects,
+    telemetry,
 )
 from api.streams import Streams
+from api.telemetry import Telemetry
 from stemma.errors import InvalidInput
 from stemma.knowledge.search import Searcher
 from stemma.ledger.feed import CHANNEL
 from stemma.ledger.service import Ledger
 from stemma.store.database import Database
 from stemma.store.settings import Settings, load_settings
+from stemma.telemetry import collectors
+from stemma.telemetry.appends import AppendObserver
+from stemma.telemetry.checks import check_all
+from stemma.telemetry.metrics import Metrics
+from stemma.telemetry.recorder import Recorder
+from stemma.telemetry.reporting import open_reporter
+from stemma.telemetry.tracing import open_tracing
 
 _DESCRIPTION = """
 Search in everything the studio has read, upload documents, and open what a citation points at.
@@ -70,6 +80,9 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.state.given_database = database
     app.state.in_flight = InFlight()
     app.state.rates = Rates()
+    app.state.metrics = Metrics()
+    app.state.tracing = None
+    app.state.reporter = None
     problems.install(app)
     idempotency.install(app)
     openapi.install(app)
@@ -86,6 +99,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(keys.router)
     app.include_router(audit.router)
     app.include_router(subjects.router)
+    app.include_router(telemetry.router)
     # The one added last sees a request first.
     larger = {
         f"{API}{documents.UPLOAD_PATH}": settings.max_document_bytes + _MULTIPART_OVERHEAD,
@@ -97,6 +111,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.add_middleware(TextGuard)
     app.add_middleware(LoopbackOnly)
     app.add_middleware(RequestLog)
+    app.add_middleware(Telemetry, metrics=app.state.metrics)
     return app
 
 
@@ -121,6 +136,33 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         opened.callback(searcher.close)
         app.state.database = database
         app.state.searcher = searcher
-        app.state.ledger = opened.enter_context(Ledger(database.urls, settings))
+        _open_telemetry(app, settings, opened)
+        observer = AppendObserver(app.state.metrics, app.state.tracing)
+        ledger = app.state.ledger = opened.enter_context(Ledger(database.urls, settings, observer=observer))
+        opened.enter_context(_look(app.state.metrics, settings, database, ledger))
         async with Streams(database.urls.app, CHANNEL) as app.state.streams:
             yield
+
+
+def _open_telemetry(app: FastAPI, settings: Settings, opened: contextlib.ExitStack) -> None:
+    """Open what the settings ask for; what still waits to be sent at the end is."""
+    if (reporter := open_reporter(settings)) is not None:
+        app.state.reporter = opened.enter_context(reporter)
+    if (tracing := open_tracing(settings, "stemma-api")) is not None:
+        app.state.tracing = opened.enter_context(tracing)
+
+
+def _look(metrics: Metrics, settings: Settings, database: Database, ledger: Ledger) -> Recorder:
+    """Make scrapes look at the database and the ledger, and begin to write down how things stand."""
+    looks: dict[str, collectors.Look] = {
+        "pool": lambda: collectors.pool(database),
+        "queue": lambda: collectors.queue(ledger.waiting),
+    }
+    collectors.Guarded(metrics.registry, looks)
+    return Recorder(
+        database,
+        ledger,
+        instance=socket.gethostname(),
+        checks=lambda: check_all(settings, database, ledger.status()),
+        load=lambda: metrics.load(without=(*health.PROBES, telemetry.METRICS_PATH)),
+    )

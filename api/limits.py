@@ -31,6 +31,7 @@ IN_FLIGHT: Final = {
     "search": 32,
     "streams": 64,
     "subjects": 2,
+    "telemetry": 4,
     "uploads": 4,
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from stemma.errors import InvalidInput
@@ -68,6 +68,15 @@ class Settings(BaseSettings):
     code_server_port: int = Field(default=8402, ge=1, le=65535, description="Loopback port of the Dagster code server")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="Least level that is logged"
+    )
+
+    otel_endpoint: str | None = Field(
+        default=None,
+        description="Base URL of an OpenTelemetry collector that takes OTLP over HTTP, such as http://127.0.0.1:4318; "
+        "unset: no traces",
+    )
+    sentry_dsn: SecretStr | None = Field(
+        default=None, description="DSN of a Sentry project that is told of unexpected errors, redacted; unset: none is"
     )
 
     max_document_bytes: int = Field(
