@@ -74,6 +74,8 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
         redoc_url=None,
         redirect_slashes=False,
         responses=openapi.problems(*openapi.EVERYWHERE),
+        # FastAPI's own spans and logs hold paths, queries and exceptions; ours are in `api.telemetry`.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         form_limits={"max_files": 1, "max_fields": 8, "max_part_size": 1 << 14},
     )
     app.state.settings = settings

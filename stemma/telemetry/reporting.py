@@ -42,7 +42,6 @@ class Reporter:
                 default_integrations=False,
                 auto_enabling_integrations=False,
                 auto_session_tracking=False,
-                send_default_pii=False,
                 max_request_body_size="never",
                 include_local_variables=False,
                 include_source_context=False,
@@ -61,12 +60,11 @@ class Reporter:
 
     def report(self, error: BaseException, tags: Mapping[str, str]) -> None:
         """Tell of an error; raises nothing and does not wait."""
-        import sentry_sdk
+        from sentry_sdk.utils import event_from_exception
 
-        scope = sentry_sdk.Scope(client=self._client)
-        for name, value in tags.items():
-            scope.set_tag(name, value)
-        scope.capture_exception(error)
+        event, hint = event_from_exception(error, client_options=self._client.options)
+        event["tags"] = dict(tags)
+        self._client.capture_event(event, hint)
 
     def close(self) -> None:
         """Send what waits, and end the thread."""
