@@ -8,7 +8,11 @@ import httpx
 import jsonschema
 import pytest
 
-OTHER_TYPES = {"/api/v1/approvals/{id}/content": "*/*", "/api/v1/historian/stream": "text/event-stream"}
+OTHER_TYPES = {
+    "/api/v1/approvals/{id}/content": "*/*",
+    "/api/v1/historian/stream": "text/event-stream",
+    "/metrics": "text/plain",
+}
 
 
 @pytest.fixture
