@@ -2,11 +2,13 @@
 
 The server is the embedded one, started once per test session; `STEMMA_TEST_DATABASE_URL` names another (its role
 needs CREATEDB). Each test gets a clone of a migrated template, which takes milliseconds. What is slow about a model
-(loading its weights, exporting its query encoder) happens once per session, too.
+(loading its weights, exporting its query encoder) happens once per session, too. Tests that run side by side
+(`make test`) have a server in each process.
 """
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import shutil
@@ -21,6 +23,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+import structlog
 from hypothesis import settings as hypothesis_settings
 from psycopg import sql
 
@@ -43,7 +46,11 @@ from stemma.store.settings import Settings
 hypothesis_settings.register_profile("untimed", deadline=None)
 hypothesis_settings.load_profile("untimed")
 
-_TEMPLATE = "stemma_test_template"
+# Rich typesets a traceback with every local in it, which takes seconds and is looked at by nobody.
+structlog.get_config()["processors"][-1].exception_formatter = structlog.dev.plain_traceback
+
+# Of this process: several may share the server that STEMMA_TEST_DATABASE_URL names.
+_TEMPLATE = f"stemma_test_template_{os.getpid()}"
 _MEMORY = Path("/dev/shm")
 _NEEDED = 2 << 30
 _numbers = itertools.count(1)
@@ -90,6 +97,9 @@ def server(new_home: Callable[[], Path]) -> Iterator[DatabaseUrls]:
     yield urls
     if not given:
         embedded.stop(settings, force=True)
+        return
+    with psycopg.connect(urls.owner, autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(_TEMPLATE)))
 
 
 @pytest.fixture(scope="session")
@@ -295,9 +305,18 @@ def _write_tiny_model(folder: Path, dimensions: int) -> Path:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Embedder], Path]:
-    """The folder of a model's query encoder, exported once per session."""
-    home = Settings(home=tmp_path_factory.mktemp("exported"))
-    return lambda embedder: export_query_encoder(home, embedder)
+    """The folder of a model's query encoder, exported once, by whichever process of the test run comes first."""
+    own = tmp_path_factory.getbasetemp()
+    home = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "exported"
+    home.mkdir(exist_ok=True)
+    settings = Settings(home=home)
+
+    def export(embedder: Embedder) -> Path:
+        with (home / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return export_query_encoder(settings, embedder)
+
+    return export
 
 
 @pytest.fixture(scope="session")
