@@ -61,9 +61,9 @@ def _hostile_growth() -> float:
     worst = 1.0
     for unit in map(json.loads, _HOSTILE.read_text("utf-8").splitlines()):
         small, large = ((unit * length)[:length] for length in (_PIECE, 4 * _PIECE))
-        taken = min(_milliseconds(redact, large) for _ in range(3))
+        taken = _milliseconds(redact, large)
         if taken > _LEAST_MILLISECONDS:
-            worst = max(worst, taken / min(_milliseconds(redact, small) for _ in range(3)))
+            worst = max(worst, taken / _milliseconds(redact, small))
     return worst
 
 
@@ -100,6 +100,11 @@ def _detect_secrets(text: str) -> None:
 
 
 def _milliseconds(work: Callable[[str], object], text: str) -> float:
+    """The median of three: a machine that serves others now and then takes twice as long."""
+    return statistics.median(_once(work, text) for _ in range(3))
+
+
+def _once(work: Callable[[str], object], text: str) -> float:
     started = time.process_time()
     work(text)
     return (time.process_time() - started) * 1000

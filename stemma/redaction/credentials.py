@@ -261,6 +261,7 @@ _NAME_LEFT = re.compile(r"[\w.\-]{1,40}")
 _NAME_RIGHT = re.compile(r"[\w\-]{0,40}")
 _OPERATOR = re.compile(r"(?:\\{0,2}[\"'`])?\]?[ \t]{0,8}(?P<sign>=>|:=|={1,3}|:(?!:))[ \t]{0,8}")
 _OPTION = re.compile(r"[ \t]{1,8}(?=[^\s-])")
+_NAME_REACH = 128
 _QUOTED = re.compile(r"[a-zA-Z@]{0,2}(?P<quote>\\{0,2}[\"'`])(?P<value>[^\r\n]{0,4096}?)(?P=quote)")
 # Judged by its beginning, so that a long run of names without values is not read anew for each of them.
 _UNQUOTED = r"[^\s\"'`,;&<>()\[\]{}|\\]"
@@ -290,14 +291,21 @@ def find_assigned(source: Source) -> Iterator[Span]:
         left = _NAME_LEFT.match(source.text[max(0, place - 40) : place][::-1])
         start, end = place - (left.end() if left else 0), right.end() if right else place
         name = source.text[start:end]
-        weight = strength(name.lstrip("-"))
+        weight = 0 if _is_placeholder(source.text, start, end) else strength(name.lstrip("-"))
         if not weight:
             continue
         done = end
         found = _value(source, name, end, weight)
         if found is not None:
-            done = found.end
+            # The value may end with a name of its own, whose value lies behind it.
+            done = max(end, found.end - _NAME_REACH)
             yield found
+
+
+def _is_placeholder(text: str, start: int, end: int) -> bool:
+    """Whether a name is what stands in a secret's place; in `user[token]=…` it is a name."""
+    in_brackets = text[start - 1 : start] == "[" and text[end : end + 1] == "]"
+    return in_brackets and text[start:end] in {"secret", "token"} and not text[start - 2 : start - 1].isalnum()
 
 
 def _places(lower: str, root: str) -> Iterator[int]:

@@ -1,8 +1,13 @@
-"""Redaction itself: run the detectors, settle overlaps, replace, and look again at what the replacement laid bare."""
+"""Redaction itself: run the detectors, settle overlaps, replace, and look again at what a replacement laid bare.
+
+A replacement can make its neighbour readable: the boundary was a digit, or a word such as "phone" now stands nearer.
+So the surroundings of each replacement are looked at again, as long as that finds something; only then the whole is.
+"""
 
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
@@ -13,8 +18,12 @@ from stemma.redaction.model import PRIORITY, Finding, Kind, Redacted, Source, Sp
 from stemma.redaction.names import is_secret_name
 from stemma.redaction.numbers import find_numbers
 
-# A replacement can make a neighbour readable (its boundary was a digit, say); the second look finds it, a third seldom.
 _LOOKS = 6
+# How far a detector reads around what it finds, to the left and to the right; a finding in what lies beyond the first
+# of each pair would be one of the cut.
+_LEFT, _RIGHT = (96, 256), (64, 320)
+# Whoever writes a chain of findings, each laid bare by the one before, is not followed for ever.
+_LONGEST_CHAIN = 1000
 _DEEPEST = 64
 _MASK = placeholder(Kind.SECRET, "")
 _IDENTIFIERS = frozenset({Kind.CARD, Kind.IBAN, Kind.NATIONAL_ID})
@@ -94,9 +103,58 @@ def _redact(text: str, kinds: frozenset[Kind], name: str) -> Redacted:
         found = _scan(context + shown, kinds, len(context))
         if not found:
             break
-        spans = sorted([*spans, *_in_original(found, spans)])
+        new = [*_in_original(found, spans)]
+        spans = sorted([*spans, *new])
+        rested = _look_around(text, context, kinds, spans, new)
         shown = _replace(text, spans)
+        if rested:
+            break
     return Redacted(shown, tuple(Finding(span.kind, span.start, span.end) for span in spans))
+
+
+def _look_around(text: str, context: str, kinds: frozenset[Kind], spans: list[Span], new: list[Span]) -> bool:
+    """Look at the surroundings of the new spans, and of those that this adds to `spans`; True when there were none.
+
+    Each look costs what its window costs, so that a chain of findings, each laid bare by the last, takes linear time.
+    """
+    rested, looked = True, 0
+    while new and looked <= _LONGEST_CHAIN:
+        more: list[Span] = []
+        for start, end in _windows(text, spans, new):
+            looked += 0 if rested else 1
+            inside = spans[bisect_left(spans, (start,)) : bisect_left(spans, (end,))]
+            local = [Span(span.start - start, span.end - start, span.kind) for span in inside]
+            before = "" if start else context
+            shown = _replace(text[start:end], local)
+            found = _scan(before + shown, kinds, len(before))
+            rested = rested and not found
+            first, last = _LEFT[0] if start else 0, len(shown) - (_RIGHT[0] if end < len(text) else 0)
+            whole = [span for span in found if span.start >= first and span.end <= last]
+            more += [Span(a + start, b + start, kind) for a, b, kind in _in_original(whole, local)]
+        for span in more:
+            insort(spans, span)
+        new = more
+    return rested
+
+
+def _windows(text: str, spans: list[Span], new: list[Span]) -> Iterator[tuple[int, int]]:
+    """The surroundings of the new spans, none of which cuts a span and no two of which overlap, in order."""
+    open_start, open_end = 0, -1
+    for span in new:
+        start, end = max(0, span.start - _LEFT[1]), min(len(text), span.end + _RIGHT[1])
+        at = bisect_left(spans, (start,))
+        if at and spans[at - 1].end > start:
+            start = spans[at - 1].start
+        at = bisect_left(spans, (end,))
+        if at and spans[at - 1].end > end:
+            end = spans[at - 1].end
+        if start > open_end:
+            if open_end >= 0:
+                yield open_start, open_end
+            open_start = start
+        open_end = max(open_end, end)
+    if open_end >= 0:
+        yield open_start, open_end
 
 
 def _scan(text: str, kinds: frozenset[Kind], offset: int) -> list[Span]:

@@ -76,6 +76,9 @@ def find_phone(source: Source, start: int) -> tuple[int, int] | None:
     written, with a trunk 0, brackets or the North American dashes, or a word like "phone" must stand before it.
     """
     text = source.text
+    # Most digits are no number's, which is soon seen.
+    if _RUN.match(text, start) is None:
+        return None
     begin = start
     if begin and text[begin - 1] == "+":
         begin -= 1

@@ -33,11 +33,19 @@ def test_hostile_text_comes_to_an_end_and_to_rest(unit: str) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.sampled_from(_HOSTILE), min_size=2, max_size=4).map("".join))
-def test_mixtures_come_to_an_end_with_findings_in_their_places(unit: str) -> None:
+def test_mixtures_come_to_an_end_and_to_rest(unit: str) -> None:
     text = (unit * (2_500 // len(unit) + 1))[:2_500]
-    places = [(found.start, found.end) for found in redact(text).findings]
+    redacted = redact(text)
+    places = [(found.start, found.end) for found in redacted.findings]
     assert all(0 <= start <= end <= len(text) for start, end in places)
     assert all(end <= start for (_, end), (start, _) in pairwise(places))
+    assert redact(redacted.text).text == redacted.text
+
+
+@pytest.mark.parametrize("unit", ["tel 123456789 a", "Authorization: a"])
+def test_a_chain_of_findings_is_followed_to_its_end(unit: str) -> None:
+    assert "123456789" not in _redacted(unit, 3_000)
+    assert not redact(_redacted(unit, 3_000)).findings
 
 
 def _run(program: str) -> str:
