@@ -35,8 +35,8 @@ up: $(READY) ## Serve the API, the Dagster UI, sensors and schedules until Ctrl-
 down: $(READY) ## Stop the embedded Postgres
 	@$(BIN)/stemma down
 
-test: $(READY) ## Run the tests
-	@$(BIN)/python -m pytest
+test: $(READY) ## Run the tests, side by side where there are cores
+	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 check: $(READY) ## Lint, types, import rules and definitions
 	@$(BIN)/ruff check .

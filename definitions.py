@@ -8,12 +8,14 @@ from typing import Any
 import dagster as dg
 
 from assets import knowledge, knowledge_checks
-from assets.jobs import knowledge_refresh
+from assets.job_runs import claiming_in_process
+from assets.jobs import KIND_JOBS, knowledge_refresh
 from resources.progress import ProgressLog
 from resources.store import StoreResource
 from schedules.knowledge import reread_sources
 from sensors.approvals import approvals
 from sensors.automation import automation
+from sensors.jobs import jobs_cancelled, jobs_done, jobs_failed, jobs_lost, jobs_waiting
 from sensors.journal import failed_runs
 from sensors.knowledge import inbox
 from sensors.receipts import receipts
@@ -25,11 +27,22 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
     return dg.Definitions(
         assets=dg.load_assets_from_modules([knowledge]),
         asset_checks=dg.load_asset_checks_from_modules([knowledge_checks]),
-        jobs=[knowledge_refresh],
-        sensors=[inbox, approvals, receipts, failed_runs, automation],
+        jobs=[knowledge_refresh, *KIND_JOBS],
+        sensors=[
+            inbox,
+            approvals,
+            receipts,
+            failed_runs,
+            automation,
+            jobs_waiting,
+            jobs_lost,
+            jobs_done,
+            jobs_failed,
+            jobs_cancelled,
+        ],
         schedules=[reread_sources],
         resources={**resources, **(resource_overrides or {})},
-        executor=dg.in_process_executor,
+        executor=claiming_in_process,
     )
 
 

@@ -6,6 +6,7 @@ business of `stemma.access`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -24,11 +25,15 @@ from api.problems import error_response
 from stemma.access.authentication import authenticate
 from stemma.access.permissions import PERMISSIONS, Role, permissions_of
 from stemma.access.principal import Principal
+from stemma.access.scheduler import SCHEDULER_HEADER, authenticate_scheduler
 from stemma.access.signatures import BodyDigest, SignedRequest, authenticate_signed
 from stemma.errors import Forbidden, InvalidInput, StemmaError, Unauthenticated
 from stemma.store.settings import Settings
 
 PUBLIC: Final = frozenset({"/healthz", "/readyz", "/openapi.json"})
+
+SCHEDULER_PATHS: Final = re.compile(r"(/api/v1)?/jobs/[^/]+/run")
+"""Where outside schedulers start jobs, by the internal token; a key is not taken there."""
 
 _log = structlog.get_logger("api")
 
@@ -55,6 +60,8 @@ class Authentication:
 async def _authenticated(scope: Scope) -> tuple[Principal, BodyDigest | None]:
     state = scope["app"].state
     headers = Headers(scope=scope)
+    if SCHEDULER_PATHS.fullmatch(scope["path"]):
+        return authenticate_scheduler(state.settings, headers.get(SCHEDULER_HEADER)), None
     given = headers.getlist("authorization")
     if "signature-input" in headers or "signature" in headers:
         if given:
@@ -124,12 +131,14 @@ def _rated(scope: Scope, error: StemmaError) -> StemmaError:
 class Rule:
     """What a route asks of whoever calls it: a permission, or only a known key where that is None.
 
-    With `own`, the name of a path parameter that holds a key's id, a key needs no permission for itself. As a
-    dependency it gives the principal, counts the request and holds a place among those in flight.
+    With `own`, the name of a path parameter that holds a key's id, a key needs no permission for itself; with
+    `scheduler`, the outside scheduler calls, and no key does. As a dependency it gives the principal, counts the
+    request and holds a place among those in flight.
     """
 
     permission: str | None
     own: str | None = None
+    scheduler: bool = False
 
     async def __call__(self, request: Request) -> AsyncIterator[Principal]:
         settings: Settings = request.app.state.settings
@@ -154,15 +163,15 @@ class Rule:
             return False
 
 
-def allow(permission: str | None, *, own: str | None = None) -> Any:
+def allow(permission: str | None, *, own: str | None = None, scheduler: bool = False) -> Any:
     """What a route declares to take a permission of `stemma.access.permissions`; gives the principal.
 
-    With None it takes any known key; for `own` see `Rule`. The route answers Forbidden to whoever may not, and
-    TooManyRequests over the limits of the key.
+    With None it takes any known key; for `own` and `scheduler` see `Rule`. The route answers Forbidden to whoever may
+    not, and TooManyRequests over the limits of the key.
     """
     if permission is not None and permission not in PERMISSIONS:
         raise ValueError(f"{permission} is not in the table of permissions")
-    return Depends(Rule(permission, own))
+    return Depends(Rule(permission, own, scheduler))
 
 
 def rules(app: FastAPI) -> Iterator[tuple[str, frozenset[str], Rule | None]]:

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from api import idempotency, openapi, problems
 from api.access import Authentication
 from api.bodies import JsonGuard
+from api.launches import Launches
 from api.limits import InFlight, Rates
 from api.middleware import BodyLimit, LoopbackOnly, RequestLog, TextGuard, is_loopback
 from api.routers import (
@@ -24,6 +25,7 @@ from api.routers import (
     documents,
     health,
     historian,
+    jobs,
     keys,
     ledger,
     receipts,
@@ -35,8 +37,9 @@ from api.routers import (
 from api.streams import Streams
 from api.telemetry import Telemetry
 from stemma.errors import InvalidInput
+from stemma.jobs import model
 from stemma.knowledge.search import Searcher
-from stemma.ledger.feed import CHANNEL
+from stemma.ledger import feed
 from stemma.ledger.service import Ledger
 from stemma.store.database import Database
 from stemma.store.settings import Settings, load_settings
@@ -96,6 +99,9 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(approvals.router)
     app.include_router(historian.router)
     app.include_router(historian.streams)
+    app.include_router(jobs.router)
+    app.include_router(jobs.streams)
+    app.include_router(jobs.aliases)
     app.include_router(ledger.router)
     app.include_router(receipts.router)
     app.include_router(keys.router)
@@ -142,7 +148,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         observer = AppendObserver(app.state.metrics, app.state.tracing)
         ledger = app.state.ledger = opened.enter_context(Ledger(database.urls, settings, observer=observer))
         opened.enter_context(_look(app.state.metrics, settings, database, ledger))
-        async with Streams(database.urls.app, CHANNEL) as app.state.streams:
+        async with (
+            Launches(settings) as app.state.launches,
+            Streams(database.urls.app, feed.CHANNEL, model.CHANNEL) as app.state.streams,
+        ):
             yield
 
 
@@ -159,6 +168,7 @@ def _look(metrics: Metrics, settings: Settings, database: Database, ledger: Ledg
     looks: dict[str, collectors.Look] = {
         "pool": lambda: collectors.pool(database),
         "queue": lambda: collectors.queue(ledger.waiting),
+        "jobs": lambda: collectors.jobs(database),
     }
     collectors.Guarded(metrics.registry, looks)
     return Recorder(

@@ -25,6 +25,7 @@ IN_FLIGHT: Final = {
     "approvals": 32,
     "audit": 8,
     "documents": 32,
+    "jobs": 64,
     "keys": 16,
     "ledger": 16,
     "receipts": 16,

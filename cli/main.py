@@ -17,7 +17,7 @@ from typing import NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from cli import approvals, database, graph, historian, keys, knowledge, ledger, personal, receipt, serve
+from cli import approvals, database, graph, historian, jobs, keys, knowledge, ledger, personal, receipt, serve
 from cli.output import err, print_error
 from stemma.errors import InvalidInput, StemmaError, Unavailable
 from stemma.store.settings import load_settings
@@ -40,6 +40,7 @@ historian.add_commands(app)
 ledger.add_commands(app)
 personal.add_commands(app)
 app.add_typer(approvals.app, name="approvals")
+app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="keys")
 app.add_typer(receipt.app, name="receipt")
 app.add_typer(database.app, name="db")

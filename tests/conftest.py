@@ -9,13 +9,17 @@ needs CREATEDB). Each test gets a clone of a migrated template, which takes mill
 from __future__ import annotations
 
 import fcntl
+import gzip
 import itertools
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -331,6 +335,40 @@ def equip(minilm: Embedder, exported: Callable[[Embedder], Path]) -> Callable[[S
         return embedder
 
     return give
+
+
+@dataclass
+class Receiver:
+    """Where a receiver listens, and what came in as path and body."""
+
+    url: str
+    came: list[tuple[str, bytes]] = field(default_factory=list)
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    """A server on a free loopback port that takes every POST, reached without a proxy."""
+
+    class Keep(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            packed = self.headers.get("content-encoding") == "gzip"
+            kept.came.append((self.path, gzip.decompress(body) if packed else body))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Keep) as server:
+        kept = Receiver(f"http://127.0.0.1:{server.server_port}")
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield kept
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture(scope="session")

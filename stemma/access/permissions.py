@@ -33,6 +33,8 @@ PERMISSIONS: Final[dict[str, frozenset[Role]]] = {
     "ingest:read": _EVERYONE,
     "ingest:write": _BUILDERS,
     "ledger:read": _EVERYONE,
+    "jobs:read": _EVERYONE,
+    "jobs:write": _BUILDERS,
     "approvals:read": _EVERYONE,
     "approvals:request": _BUILDERS,
     "approvals:decide": _ADMINS | {Role.REVIEWER},

@@ -11,14 +11,14 @@ from uuid import UUID, uuid4
 
 from stemma.access.permissions import PERMISSIONS, Role
 from stemma.access.principal import Principal
-from stemma.approvals.catalog import database_time, get_approval
+from stemma.approvals.catalog import get_approval
 from stemma.approvals.model import Approval, Risk, State
 from stemma.approvals.settling import require_pending, require_seen, settle
 from stemma.approvals.steps import step
 from stemma.errors import Forbidden, InvalidInput, TooLarge
 from stemma.ledger.change import Change
 from stemma.ledger.writer import Statement
-from stemma.store.database import Connection
+from stemma.store.database import Connection, database_time
 
 MAX_CONTENT_BYTES: Final = 1 << 20
 MAX_DIFF: Final = 1 << 18

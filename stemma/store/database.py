@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
@@ -114,6 +115,13 @@ class PoolUsage:
     open: int
     in_use: int
     waiting: int
+
+
+def database_time(connection: Connection) -> datetime:
+    """What the database's clock says; what several processes compare is kept by it alone."""
+    (now,) = connection.execute("SELECT clock_timestamp()").fetchone() or (None,)
+    assert isinstance(now, datetime)
+    return now
 
 
 class Database:

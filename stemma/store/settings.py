@@ -64,6 +64,11 @@ class Settings(BaseSettings):
     api_failures_per_minute: int = Field(
         default=60, ge=1, description="Failed authentications per minute from one address that are told why"
     )
+    internal_token: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="What outside schedulers (cron, n8n) send as x-internal-token to start jobs; unset: they cannot",
+    )
     webserver_port: int = Field(default=8401, ge=1, le=65535, description="Loopback port of the Dagster webserver")
     code_server_port: int = Field(default=8402, ge=1, le=65535, description="Loopback port of the Dagster code server")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(

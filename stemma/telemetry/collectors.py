@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from stemma.jobs.catalog import count_by_kind_and_state
 from stemma.store.database import Database
 
 logger = logging.getLogger(__name__)
@@ -70,3 +71,14 @@ def pool(database: Database) -> Iterable[Metric]:
 def queue(waiting: Callable[[], int]) -> Iterable[Metric]:
     """How many appends wait for the ledger's writer."""
     yield GaugeMetricFamily("stemma_ledger_queue_depth", "Appends that wait for the ledger's writer", waiting())
+
+
+def jobs(database: Database) -> Iterable[Metric]:
+    """Jobs by kind and state."""
+    with database.transaction(timeout=_PATIENCE) as connection:
+        connection.execute(_STATEMENT_TIMEOUT)
+        counted = count_by_kind_and_state(connection)
+    family = GaugeMetricFamily("stemma_jobs", "Jobs by kind and state", labels=("kind", "state"))
+    for (kind, state), count in counted.items():
+        family.add_metric((kind, state), count)
+    yield family

@@ -7,15 +7,18 @@ template, a kind or an id of ours; never a path, a query, a body, a key or the w
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
-from stemma.errors import InvalidInput, Unavailable
+from stemma.errors import InvalidInput, StemmaError, Unavailable
 from stemma.store.settings import Settings
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
+
+logger = logging.getLogger(__name__)
 
 _TIMEOUT = 5.0
 
@@ -113,11 +116,18 @@ def open_tracing(settings: Settings, service: str) -> Tracing | None:
 
 
 @contextlib.contextmanager
-def traced(settings: Settings, service: str, name: str, attributes: Attributes) -> Iterator[None]:
-    """A trace of its own around the block, sent when it ends, for processes that do one thing; else nothing."""
-    tracing = open_tracing(settings, service)
+def traced(settings: Settings, service: str, name: str, attributes: Attributes) -> Iterator[Span | None]:
+    """A trace of its own around the block, sent when it ends, for processes that do one thing.
+
+    None where there is no tracing; what keeps it from being opened is logged and keeps nothing else.
+    """
+    try:
+        tracing = open_tracing(settings, service)
+    except StemmaError as error:
+        logger.warning("not traced: %s", error)
+        tracing = None
     if tracing is None:
-        yield
+        yield None
         return
-    with tracing, tracing.span(name, attributes):
-        yield
+    with tracing, tracing.span(name, attributes) as begun:
+        yield begun

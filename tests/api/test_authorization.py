@@ -27,7 +27,9 @@ ROUTES: Final = [
     for path, methods, rule in rules(create_app(Settings()))
     for method in sorted(methods - {"HEAD", "OPTIONS"})
 ]
-PROTECTED: Final = [(path, method, rule) for path, method, rule in ROUTES if rule is not None]
+PROTECTED: Final = [(path, method, rule) for path, method, rule in ROUTES if rule is not None and not rule.scheduler]
+SCHEDULED: Final = [(path, method, rule) for path, method, rule in ROUTES if rule is not None and rule.scheduler]
+TOKEN: Final = "a token of outside schedulers"
 DENIED: Final = {401, 403}
 
 
@@ -49,10 +51,13 @@ class Studio:
     keys: dict[Role, Keys]
     victim: IssuedKey
 
-    def ask(self, path: str, method: str, *, key: str | None, object_id: str) -> tuple[int, str]:
+    def ask(
+        self, path: str, method: str, *, key: str | None, object_id: str, token: str | None = None
+    ) -> tuple[int, str]:
         """The status, and the code of the problem where there is one; a stream is not read."""
         address = re.sub(r"\{[^}]+\}", object_id, path)
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        headers |= {} if token is None else {"x-internal-token": token}
         with self.client.stream(method, address, headers=headers) as answer:
             if answer.status_code not in DENIED:
                 return answer.status_code, ""
@@ -69,7 +74,7 @@ def studio(
     serve: Callable[..., Iterator[httpx.Client]],
 ) -> Iterator[Studio]:
     urls = new_database()
-    settings = Settings(home=tmp_path_factory.mktemp("authorization"))
+    settings = Settings(home=tmp_path_factory.mktemp("authorization"), internal_token=TOKEN)
 
     def issue(role: Role, *scopes: str) -> IssuedKey:
         return issue_key(settings, urls, role=role, scopes=scopes or tuple(f"{scope}:*" for scope in SCOPES))
@@ -141,6 +146,20 @@ def test_the_matrix(studio: Studio, role: Role) -> None:
             if not fits:
                 wrong.append((method, path, case, found, expected))
     assert wrong == []
+
+
+def test_what_schedulers_start_takes_their_token_and_no_key(studio: Studio) -> None:
+    assert {path for path, _, _ in SCHEDULED} == {"/api/v1/jobs/{name}/run", "/jobs/{name}/run"}
+    every_key = [key for keys in studio.keys.values() for key in (keys.full, *keys.narrow.values(), keys.revoked)]
+    for path, method, rule in SCHEDULED:
+        assert rule.permission == "jobs:write"
+        for key in (None, "nonsense", *every_key):
+            missing = studio.ask(path, method, key=key, object_id="reread_sources")
+            wrong = studio.ask(path, method, key=key, object_id="reread_sources", token=TOKEN[:-1])
+            assert (missing, wrong) == ((401, "internal_token_missing"), (401, "internal_token_invalid"))
+        assert studio.ask(path, method, key=None, object_id="nothing", token=TOKEN) == (404, "")
+    for path, method, _ in PROTECTED:
+        assert studio.ask(path, method, key=None, object_id=str(uuid4()), token=TOKEN) == (401, "key_missing")
 
 
 def test_another_s_object_was_left_alone(studio: Studio) -> None:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -33,57 +29,23 @@ from stemma.telemetry.tracing import open_tracing, traced
 SECRET = key_text(uuid4(), new_secret())
 
 
-@dataclass
-class Receiver:
-    """What came in, as path and body."""
-
-    url: str
-    came: list[tuple[str, bytes]] = field(default_factory=list)
-
-    def spans(self) -> list[dict[str, Any]]:
-        """Every span as its name, ids and attributes."""
-        found = []
-        for path, body in self.came:
-            assert path == "/v1/traces"
-            request = ExportTraceServiceRequest.FromString(body)
-            for resource in request.resource_spans:
-                service = _attributes(resource.resource)["service.name"]
-                for span in (span for scope in resource.scope_spans for span in scope.spans):
-                    ids = {"id": span.span_id, "parent": span.parent_span_id, "trace": span.trace_id}
-                    failed = span.status.code == span.status.STATUS_CODE_ERROR
-                    assert not span.events
-                    found.append({"name": span.name, "service": service, "failed": failed, **ids, **_attributes(span)})
-        return found
+def spans_of(receiver: Any) -> list[dict[str, Any]]:
+    """Every span as its name, ids and attributes."""
+    found = []
+    for path, body in receiver.came:
+        assert path == "/v1/traces"
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+            service = _attributes(resource.resource)["service.name"]
+            for span in (span for scope in resource.scope_spans for span in scope.spans):
+                ids = {"id": span.span_id, "parent": span.parent_span_id, "trace": span.trace_id}
+                failed = span.status.code == span.status.STATUS_CODE_ERROR
+                assert not span.events
+                found.append({"name": span.name, "service": service, "failed": failed, **ids, **_attributes(span)})
+    return found
 
 
 def _attributes(of: Any) -> dict[str, Any]:
     return {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in of.attributes}
-
-
-@pytest.fixture
-def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
-    """A server on a free loopback port that takes every POST, reached without a proxy."""
-
-    class Keep(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            packed = self.headers.get("content-encoding") == "gzip"
-            kept.came.append((self.path, gzip.decompress(body) if packed else body))
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Keep) as server:
-        kept = Receiver(f"http://127.0.0.1:{server.server_port}")
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield kept
-        server.shutdown()
-        thread.join()
 
 
 def scrape(client: httpx.Client) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -144,7 +106,21 @@ def test_metrics_take_a_key_with_their_scope(
         assert visitor.get("/metrics", headers={"Authorization": f"Bearer {key}"}).status_code == status
 
 
-def test_a_database_that_is_away_breaks_no_scrape(settings: Settings, database: Database, serve: Any) -> None:
+def test_jobs_are_counted_and_their_table_s_absence_breaks_no_scrape(
+    settings: Settings, database: Database, serve: Any
+) -> None:
+    with serve(create_app(settings, database=database)) as client:
+        assert client.post("/api/v1/jobs", json={"kind": "noop"}).status_code == 202
+        assert scrape(client)["stemma_jobs", frozenset({("kind", "noop"), ("state", "queued")})] == 1
+        with database.owner() as connection:
+            connection.execute("ALTER TABLE jobs RENAME TO gone")
+        found = scrape(client)
+        assert not any(name == "stemma_jobs" for name, _ in found)
+        assert found["stemma_scrape_failures_total", frozenset({("collector", "jobs")})] >= 1
+        assert found["stemma_database_pool_limit", frozenset()] >= 1
+
+
+def test_server_errors_are_counted(settings: Settings, database: Database, serve: Any) -> None:
     app = create_app(settings, database=database)
     with serve(app) as client:
         with database.owner() as connection:
@@ -183,7 +159,7 @@ def test_nothing_is_imported_and_no_thread_runs_where_nothing_is_asked_for() -> 
 
 
 def test_a_request_and_its_appends_are_one_trace(
-    settings: Settings, database: Database, serve: Any, receiver: Receiver
+    settings: Settings, database: Database, serve: Any, receiver: Any
 ) -> None:
     traced_settings = settings.model_copy(update={"otel_endpoint": receiver.url})
     with serve(failing(traced_settings, database)) as client:
@@ -191,7 +167,7 @@ def test_a_request_and_its_appends_are_one_trace(
         created = client.post("/api/v1/keys", json=body)
         client.get("/readyz/7/fail?token=hidden")
         client.get("/healthz")
-    spans = {span["name"]: span for span in receiver.spans()}
+    spans = {span["name"]: span for span in spans_of(receiver)}
     request, append = spans["POST /api/v1/keys"], spans["ledger append"]
     assert (append["parent"], append["trace"]) == (request["id"], request["trace"])
     assert request["stemma.request_id"] == created.headers["x-request-id"]
@@ -202,11 +178,11 @@ def test_a_request_and_its_appends_are_one_trace(
     assert b"ada" not in b"".join(body for _, body in receiver.came)
 
 
-def test_work_that_is_no_request_is_a_trace_of_its_own(receiver: Receiver) -> None:
+def test_work_that_is_no_request_is_a_trace_of_its_own(receiver: Any) -> None:
     settings = Settings(otel_endpoint=receiver.url)
     with pytest.raises(KeyError), traced(settings, "stemma-job", "job convert", {"stemma.job_id": "7"}):
         raise KeyError("ada@example.org")
-    (span,) = receiver.spans()
+    (span,) = spans_of(receiver)
     assert (span["name"], span["service"], span["stemma.job_id"]) == ("job convert", "stemma-job", "7")
     assert (span["failed"], span["error.type"], span["parent"]) == (True, "KeyError", b"")
 
@@ -217,7 +193,7 @@ def test_a_collector_that_is_not_there_costs_no_request(settings: Settings, data
 
 
 def test_an_unexpected_error_is_reported_without_what_was_sent(
-    settings: Settings, database: Database, serve: Any, receiver: Receiver
+    settings: Settings, database: Database, serve: Any, receiver: Any
 ) -> None:
     dsn = SecretStr(receiver.url.replace("http://", "http://public@") + "/1")
     with serve(failing(settings.model_copy(update={"sentry_dsn": dsn}), database)) as client:
