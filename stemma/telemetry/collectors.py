@@ -30,14 +30,13 @@ class Guarded(Collector):
     def __init__(self, registry: CollectorRegistry, looks: dict[str, Look]) -> None:
         self._looks = looks
         self._failures = Counter(
-            "stemma_scrape_failures",
-            "Looks at scrape time that failed, by collector",
-            ("collector",),
-            registry=registry,
+            "stemma_scrape_failures", "Looks that failed, by collector", ("collector",), registry=None
         )
         for name in looks:
             self._failures.labels(name)
+        # In this order, so that a scrape that lacks something says so itself.
         registry.register(self)
+        registry.register(self._failures)
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: what there is turns out at the scrape, and registering must not look."""

@@ -110,7 +110,7 @@ def test_jobs_are_counted_and_their_table_s_absence_breaks_no_scrape(
     settings: Settings, database: Database, serve: Any
 ) -> None:
     with serve(create_app(settings, database=database)) as client:
-        assert client.post("/api/v1/jobs", json={"kind": "noop"}).status_code == 202
+        assert client.post("/api/v1/jobs", json={"kind": "noop"}).status_code == 201
         assert scrape(client)["stemma_jobs", frozenset({("kind", "noop"), ("state", "queued")})] == 1
         with database.owner() as connection:
             connection.execute("ALTER TABLE jobs RENAME TO gone")
