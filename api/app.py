@@ -12,28 +12,33 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from api import idempotency, openapi, problems
-from api.access import Authentication
+from api import console, dagster_proxy, idempotency, openapi, problems
+from api.access import SIGNED, Authentication
 from api.bodies import JsonGuard
 from api.launches import Launches
 from api.limits import InFlight, Rates
-from api.middleware import BodyLimit, LoopbackOnly, RequestLog, TextGuard, is_loopback
+from api.middleware import BodyLimit, LoopbackOnly, RequestLog, SecurityHeaders, TextGuard, is_loopback
 from api.routers import (
     API,
     approvals,
     audit,
     documents,
+    files,
     health,
     historian,
     jobs,
     keys,
     ledger,
+    notifications,
     receipts,
     search,
+    sessions,
     sources,
     subjects,
     telemetry,
+    webhooks,
 )
+from api.sessions import UPLOAD
 from api.streams import Streams
 from api.telemetry import Telemetry
 from stemma.errors import InvalidInput
@@ -53,7 +58,7 @@ from stemma.telemetry.tracing import open_tracing
 
 _DESCRIPTION = """
 Search in everything the studio has read, upload documents, and open what a citation points at.
-Every request bears an API key (`Authorization: Bearer stm_…`) or is signed by RFC 9421.
+Every request bears an API key (`Authorization: Bearer stm_…`), is signed by RFC 9421, or belongs to a session.
 Errors are RFC 9457 problem details with a stable `code`. Lists come in pages `{data, next_cursor}`.
 """
 _MULTIPART_OVERHEAD = 1 << 16
@@ -79,7 +84,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
         responses=openapi.problems(*openapi.EVERYWHERE),
         # FastAPI's own spans and logs hold paths, queries and exceptions; ours are in `api.telemetry`.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
-        form_limits={"max_files": 1, "max_fields": 8, "max_part_size": 1 << 14},
+        form_limits={"max_files": 1, "max_fields": 64, "max_part_size": 1 << 14},
     )
     app.state.settings = settings
     app.state.given_database = database
@@ -106,18 +111,28 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(receipts.router)
     app.include_router(keys.router)
     app.include_router(audit.router)
+    app.include_router(files.router)
+    app.include_router(sessions.router)
+    app.include_router(sessions.pages)
     app.include_router(subjects.router)
     app.include_router(telemetry.router)
+    app.include_router(notifications.router)
+    app.include_router(webhooks.router)
+    app.include_router(dagster_proxy.router)
+    console.install(app)
     # The one added last sees a request first.
     larger = {
         f"{API}{documents.UPLOAD_PATH}": settings.max_document_bytes + _MULTIPART_OVERHEAD,
+        UPLOAD: settings.max_document_bytes + _MULTIPART_OVERHEAD,
         f"{API}{approvals.PATH}": approvals.MAX_BODY_BYTES,
     }
-    app.add_middleware(JsonGuard)
+    app.add_middleware(JsonGuard, unread=SIGNED)
     app.add_middleware(Authentication)
     app.add_middleware(BodyLimit, larger=larger)
     app.add_middleware(TextGuard)
     app.add_middleware(LoopbackOnly)
+    # Dagster's pages keep its own policy.
+    app.add_middleware(SecurityHeaders, apart=(dagster_proxy.PATH,))
     app.add_middleware(RequestLog)
     app.add_middleware(Telemetry, metrics=app.state.metrics)
     return app
@@ -151,6 +166,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with (
             Launches(settings) as app.state.launches,
             Streams(database.urls.app, feed.CHANNEL, model.CHANNEL) as app.state.streams,
+            dagster_proxy.opened(settings) as app.state.webservers,
         ):
             yield
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from typing import Final
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -25,8 +25,15 @@ from stemma.errors import InvalidInput
 DEFAULT_BODY_BYTES: Final = 1 << 20
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,128}")
-_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _PROBES = frozenset({"/healthz", "/readyz"})
+_PAGE_HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; font-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
 _log = structlog.get_logger("api")
 
 
@@ -40,7 +47,7 @@ class RequestLog:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
         request_id = _request_id(Headers(scope=scope).get("x-request-id"))
@@ -50,7 +57,9 @@ class RequestLog:
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
+            if message["type"] == "websocket.accept":
+                status = 101
+            elif message["type"] in ("http.response.start", "websocket.http.response.start"):
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request_id
@@ -62,7 +71,7 @@ class RequestLog:
             try:
                 await self.app(scope, receive, send_with_id)
             except Exception as error:
-                _log.exception("unexpected error", method=scope["method"], route=_route(scope))
+                _log.exception("unexpected error", method=_method(scope), route=_route(scope))
                 _report(scope, error, request_id)
                 if status:
                     raise
@@ -72,7 +81,7 @@ class RequestLog:
                 duration_ms = round((time.perf_counter() - started) * 1000, 1)
                 log(
                     "request",
-                    method=scope["method"],
+                    method=_method(scope),
                     route=_route(scope),
                     status=status,
                     duration_ms=duration_ms,
@@ -81,7 +90,7 @@ class RequestLog:
 
 def _report(scope: Scope, error: Exception, request_id: str) -> None:
     if (reporter := scope["app"].state.reporter) is not None:
-        tags = {"request_id": request_id, "method": scope["method"], "route": _route(scope) or "unmatched"}
+        tags = {"request_id": request_id, "method": _method(scope), "route": _route(scope) or "unmatched"}
         reporter.report(error, tags)
 
 
@@ -89,17 +98,53 @@ def _request_id(given: str | None) -> str:
     return given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
+def _method(scope: Scope) -> str:
+    """A websocket has none in its scope; it is opened by GET."""
+    return str(scope.get("method", "GET"))
+
+
 def _route(scope: Scope) -> str | None:
     return getattr(scope.get("route"), "path", None)
+
+
+class SecurityHeaders:
+    """Gives every page what keeps it from running, loading or being framed by what is not ours.
+
+    A response that brings a policy of its own keeps it, and so does everything below `apart`: paths at which another
+    program's pages are served.
+    """
+
+    def __init__(self, app: ASGIApp, apart: Sequence[str] = ()) -> None:
+        self.app = app
+        self.apart = tuple(apart)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or is_below(scope["path"], self.apart):
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_policy(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                if headers.get("content-type", "").startswith("text/html"):
+                    for name, value in _PAGE_HEADERS.items():
+                        headers.setdefault(name, value)
+            await send(message)
+
+        await self.app(scope, receive, send_with_policy)
+
+
+def is_below(path: str, prefixes: Sequence[str]) -> bool:
+    """Whether a path is one of these or stands below one."""
+    return any(path == prefix or path.startswith(f"{prefix}/") for prefix in prefixes)
 
 
 class LoopbackOnly:
     """Lets in only what addresses this machine by a loopback name and, where it writes, comes from our own
     pages.
 
-    There is no sign-in yet: the socket is on loopback, but a page of any site can make the user's browser
-    send requests there. A foreign name in Host is DNS rebinding; a foreign Origin on a write is request
-    forgery.
+    The socket is on loopback, but a page of any site can make the user's browser send requests there. A foreign
+    name in Host is DNS rebinding; a foreign Origin on a write is request forgery. A WebSocket counts as a write.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -110,8 +155,7 @@ class LoopbackOnly:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        host = headers.get("host", "")
-        if not is_loopback(_host_name(host)):
+        if not is_loopback(_host_name(headers.get("host", ""))):
             response = problem_response(
                 scope,
                 status=421,
@@ -120,7 +164,7 @@ class LoopbackOnly:
                 detail="This API answers only to loopback names.",
                 hint="Open it as http://127.0.0.1 or http://localhost.",
             )
-        elif scope.get("method") not in _READING and not _same_origin(headers, scope["scheme"], host):
+        elif scope.get("method") not in READING and says_foreign(scope):
             response = problem_response(
                 scope,
                 status=403,
@@ -151,11 +195,17 @@ def _host_name(host: str) -> str:
         return ""
 
 
-def _same_origin(headers: Headers, scheme: str, host: str) -> bool:
-    """Whether a browser says that the request comes from a page of this origin; other clients say nothing."""
-    origin = headers.get("origin")
+def says_foreign(scope: Scope) -> bool:
+    """Whether a browser says that the request comes from a page of another origin; other clients say nothing."""
+    headers = Headers(scope=scope)
     site = headers.get("sec-fetch-site", "same-origin")
-    return origin in (None, f"{scheme}://{host}") and site in ("same-origin", "none")
+    return headers.get("origin") not in (None, origin_of(scope)) or site not in ("same-origin", "none")
+
+
+def origin_of(scope: Scope) -> str:
+    """The origin that the request was sent to, as its own pages have it; also for a WebSocket."""
+    scheme = {"ws": "http", "wss": "https"}.get(scope["scheme"], scope["scheme"])
+    return f"{scheme}://{Headers(scope=scope).get('host', '')}"
 
 
 class TextGuard:
@@ -167,7 +217,7 @@ class TextGuard:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
+        if scope["type"] != "lifespan":
             try:
                 for part, raw in (("path", scope["raw_path"]), ("query", scope["query_string"])):
                     _check_text(part, unquote_to_bytes(raw))

@@ -15,16 +15,18 @@ from pydantic.json_schema import models_json_schema
 from api.access import rules
 from api.idempotency import HEADER, REPLAYED
 from api.problems import MEDIA_TYPE, Problem
+from api.sessions import COOKIE
 
 _REF: Final = "#/components/schemas/{model}"
 _MEANINGS: Final = {
-    401: "No key that is known and in force, or no signature that holds",
-    403: "The key may not do this, or the request comes from another site",
+    401: "No key or session that is known and in force, or no signature that holds",
+    403: "The caller may not do this, or the request comes from another site",
     404: "It does not exist",
     409: "It contradicts the present state",
     412: "It is not as If-Match says it was seen",
     413: "The body is too large",
     415: "Not a type that is read here",
+    416: "It does not reach that far",
     421: "The Host is not a loopback name",
     422: "An input cannot be used",
     428: "If-Match is missing",
@@ -47,6 +49,12 @@ _SCHEMES: Final = {
         "in": "header",
         "name": "Signature",
         "description": "RFC 9421 with hmac-sha256, by the signing secret of an API key; docs/SECURITY.md says how",
+    },
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": COOKIE,
+        "description": "A browser's session; what changes something takes X-CSRF-Token and an Origin of ours, too",
     },
 }
 EVERYWHERE: Final = (413, 421, 422, 500)

@@ -1,5 +1,5 @@
 """Every error as RFC 9457 problem details: `application/problem+json` with a stable `code` and the request
-id.
+id. A browser that asks for a page gets the same problem as a page.
 
 The words come from `stemma.errors`; only what HTTP itself refuses (no such route, wrong method) is worded
 here.
@@ -7,14 +7,15 @@ here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
@@ -27,6 +28,8 @@ MEDIA_TYPE: Final = "application/problem+json"
 _RETRY_AFTER: Final[Mapping[int | str, str]] = {429: "1", 503: "5", "head_pending": "1", "idempotency_in_flight": "1"}
 _MOST_ERRORS = 20
 _LONGEST_FIELD = 100
+# What is asked for by machines, whatever they accept.
+_NEVER_PAGES = ("/healthz", "/readyz", "/metrics", "/openapi.json", "/static/")
 _CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 _DETAILS = {404: "There is nothing at this address.", 405: "This address does not answer to that method."}
 
@@ -52,6 +55,9 @@ class Problem(BaseModel):
     hint: str | None = Field(default=None, description="What to do about it")
 
 
+ShowProblem = Callable[[Scope, Problem], Response]
+
+
 def problem_response(
     scope: Scope,
     *,
@@ -63,7 +69,7 @@ def problem_response(
     hint: str | None = None,
     headers: Mapping[str, str] | None = None,
     extensions: Mapping[str, Any] | None = None,
-) -> JSONResponse:
+) -> Response:
     """The response for one problem; `extensions` are further members, as RFC 9457 allows."""
     problem = Problem(
         type=f"urn:stemma:problem:{code}",
@@ -80,15 +86,28 @@ def problem_response(
     usual = {"Retry-After": seconds} if seconds else {}
     if status == 401:
         usual["WWW-Authenticate"] = 'Bearer realm="stemma"'
-    return JSONResponse(
-        problem.model_dump(mode="json") | dict(extensions or {}),
-        status_code=status,
-        headers={**usual, **(headers or {})},
-        media_type=MEDIA_TYPE,
-    )
+    render: ShowProblem | None = getattr(scope["app"].state, "show_problem", None)
+    response: Response
+    if render is not None and _wants_page(scope):
+        response = render(scope, problem)
+    else:
+        content = problem.model_dump(mode="json") | dict(extensions or {})
+        response = JSONResponse(content, status, media_type=MEDIA_TYPE)
+    response.headers.update({**usual, **(headers or {})})
+    return response
 
 
-def error_response(scope: Scope, error: StemmaError) -> JSONResponse:
+def show_to_browsers(app: FastAPI, render: ShowProblem) -> None:
+    """Let `render` make a page of a problem where a browser asked for one, anywhere but under `/api/`."""
+    app.state.show_problem = render
+
+
+def _wants_page(scope: Scope) -> bool:
+    path: str = scope["path"]
+    return "text/html" in Headers(scope=scope).get("accept", "") and not path.startswith(("/api/", *_NEVER_PAGES))
+
+
+def error_response(scope: Scope, error: StemmaError) -> Response:
     """The response for a typed error of the domain."""
     return problem_response(
         scope,
@@ -102,7 +121,7 @@ def error_response(scope: Scope, error: StemmaError) -> JSONResponse:
     )
 
 
-def unexpected_response(scope: Scope) -> JSONResponse:
+def unexpected_response(scope: Scope) -> Response:
     """The response for an error that nobody foresaw; it tells nothing of what happened inside."""
     return problem_response(
         scope,
@@ -121,12 +140,12 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http_exception)
 
 
-async def _on_stemma_error(request: Request, error: Exception) -> JSONResponse:
+async def _on_stemma_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, StemmaError)
     return error_response(request.scope, error)
 
 
-async def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
+async def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = error.errors()[:_MOST_ERRORS]
     errors = [FieldError(field=_field(one["loc"]), message=one["msg"]) for one in found]
@@ -146,7 +165,7 @@ def _field(location: tuple[int | str, ...]) -> str:
     return ".".join(map(str, location[1:] or location))[:_LONGEST_FIELD]
 
 
-async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
+async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     # What went wrong while FastAPI read the body.
     if isinstance(error.__cause__, OSError):

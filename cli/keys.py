@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
 
+from cli.durations import duration
 from cli.output import Json, plain, print_json, print_table, say
 from cli.session import commit, commit_all, open_studio
 from stemma.errors import InvalidInput, NotFound
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="API keys, and the key that signs the ledger's heads.", no_args_is_help=True)
 
-_DURATION = re.compile(r"([1-9][0-9]{0,5})([mhdw])")
-_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _ID_HELP = "The key's id, as `stemma keys list` shows it."
 
 
@@ -144,14 +142,12 @@ def rotate_signing(
 def _expiry(expires_in: str | None) -> datetime | None:
     if expires_in is None:
         return None
-    found = _DURATION.fullmatch(expires_in)
+    lasting = duration(expires_in, "--expires-in")
     try:
-        if found is None:
-            raise ValueError("of another form")
-        return datetime.now(UTC) + timedelta(**{_UNITS[found[2]]: int(found[1])})
-    except (ValueError, OverflowError) as error:
-        what, hint = f"{expires_in!r} is no duration that can be used.", "Write 30m, 12h, 90d or 52w."
-        raise InvalidInput("duration_invalid", what, field="--expires-in", hint=hint) from error
+        return datetime.now(UTC) + lasting
+    except OverflowError as error:
+        what = f"{expires_in!r} is longer than the calendar."
+        raise InvalidInput("duration_invalid", what, field="--expires-in", hint="Leave it out: never.") from error
 
 
 def _state(key: ApiKey, now: datetime) -> str:

@@ -17,7 +17,24 @@ from typing import NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from cli import approvals, database, graph, historian, jobs, keys, knowledge, ledger, personal, receipt, serve
+from cli import (
+    approvals,
+    browser,
+    database,
+    files,
+    graph,
+    historian,
+    jobs,
+    keys,
+    knowledge,
+    ledger,
+    notify,
+    personal,
+    receipt,
+    serve,
+    sessions,
+    webhooks,
+)
 from cli.output import err, print_error
 from stemma.errors import InvalidInput, StemmaError, Unavailable
 from stemma.store.settings import load_settings
@@ -39,10 +56,15 @@ serve.add_commands(app)
 historian.add_commands(app)
 ledger.add_commands(app)
 personal.add_commands(app)
+sessions.add_commands(app)
 app.add_typer(approvals.app, name="approvals")
+app.add_typer(browser.app, name="browser")
+app.add_typer(files.app, name="files")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="keys")
 app.add_typer(receipt.app, name="receipt")
+app.add_typer(notify.app, name="notify")
+app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(database.app, name="db")
 
 _INTERRUPTED = 130

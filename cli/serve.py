@@ -14,7 +14,7 @@ import typer
 from rich.text import Text
 
 from cli.output import Json, err, print_json, print_table, say
-from cli.session import open_studio
+from cli.session import commit, open_studio
 from stemma.errors import CheckFailed, Conflict, StemmaError
 from stemma.store.settings import Settings, load_settings
 
@@ -36,7 +36,7 @@ def up() -> None:
     from cli.services import services
     from resources.instance import fail_interrupted_runs, prepare
     from stemma import processes
-    from stemma.access.catalog import some_in_force
+    from stemma.access.links import nobody_has_signed_in
 
     started_at = time.time()
     settings = load_settings()
@@ -44,7 +44,7 @@ def up() -> None:
     settings, database = open_studio()
     with database:
         urls = database.urls
-        keyed = database.read(some_in_force)
+        first = database.read(nobody_has_signed_in)
 
     def show(state: processes.ServiceState) -> None:
         where = f" on port {state.port}" if state.port else ""
@@ -54,14 +54,15 @@ def up() -> None:
     def ready() -> None:
         fail_interrupted_runs(settings, urls, before=started_at)
         _record(settings, urls, "studio.started", {"version": version("stemma-studio")})
-        say(f"\n  API         http://127.0.0.1:{settings.api_port}/api/v1/search?q=vector+index")
-        say(f"  API schema  http://127.0.0.1:{settings.api_port}/openapi.json")
-        say(f"  Dagster UI  http://127.0.0.1:{settings.webserver_port}/")
+        say(f"\n  API         {settings.api_url}/api/v1/search?q=vector+index")
+        say(f"  API schema  {settings.api_url}/openapi.json")
+        say(f"  Dagster UI  {settings.api_url}/dagster")
         say(f"  Inbox       {settings.inbox}  (files dropped here become searchable)")
         say(f"  Logs        {settings.home / 'logs'}")
-        if not keyed:
-            say("\n  The API takes a key. To make one that may search, read and add documents:")
-            say("  stemma keys create --name me --role Owner --scope 'search:*' --scope 'ingest:*'")
+        if first:
+            _show_link(settings, urls)
+        else:
+            say("\n  `stemma sign-in` prints a link that signs a browser in.")
         say("\n  Ctrl-C stops everything.")
         sys.stdout.flush()
 
@@ -72,6 +73,22 @@ def up() -> None:
             _record(settings, urls, "studio.stopped", {"seconds": round(time.time() - started_at)})
     finally:
         _stop_database(settings)
+
+
+def _show_link(settings: Settings, urls: DatabaseUrls) -> None:
+    """Let whoever started the studio in, as nobody has been yet."""
+    from stemma.access.links import make_link
+    from stemma.access.principal import local_principal
+    from stemma.store.database import Database
+
+    try:
+        with Database(urls) as database:
+            link = commit(settings, database, lambda c: make_link(c, local_principal(), settings))
+    except StemmaError as error:
+        say(f"  A sign-in link could not be made: {error}", console=err)
+        return
+    say(f"\n  Sign in     {link.url}")
+    say("              once, within 15 minutes; `stemma sign-in` prints another one")
 
 
 def _record(settings: Settings, urls: DatabaseUrls, kind: str, data: Mapping[str, Any]) -> None:

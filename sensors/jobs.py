@@ -6,7 +6,7 @@ None of them decides who runs a job: that is the claim.
 
 import contextlib
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import dagster as dg
@@ -26,6 +26,7 @@ from stemma.store.settings import load_settings
 GRACE = timedelta(seconds=15)
 MOST_LAUNCHES = 10
 _AT_ONCE = 50
+_SUBMITTING = timedelta(minutes=1)
 
 Close = Callable[[Connection, UUID, str, dg.RunStatusSensorContext], Change[Job]]
 
@@ -133,9 +134,18 @@ jobs_cancelled = _closing("jobs_cancelled", dg.DagsterRunStatus.CANCELED, _stop,
 
 
 def _launched(instance: dg.DagsterInstance) -> list[UUID]:
-    """Jobs with a run that may still claim them."""
-    unfinished = instance.get_runs(filters=dg.RunsFilter(statuses=NOT_FINISHED_STATUSES))
-    return [UUID(run.tags[JOB_TAG]) for run in unfinished if JOB_TAG in run.tags]
+    """Jobs with a run that may still claim them.
+
+    A run that was made and not started within a minute never is: who made it was killed in between.
+    """
+    unfinished = instance.get_run_records(dg.RunsFilter(statuses=NOT_FINISHED_STATUSES))
+    abandoned = datetime.now(UTC) - _SUBMITTING
+    return [
+        UUID(record.dagster_run.tags[JOB_TAG])
+        for record in unfinished
+        if JOB_TAG in record.dagster_run.tags
+        and (record.dagster_run.status is not dg.DagsterRunStatus.NOT_STARTED or record.create_timestamp > abandoned)
+    ]
 
 
 def _due(connection: Connection, launched: list[UUID]) -> tuple[Job, ...]:

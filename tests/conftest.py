@@ -8,6 +8,7 @@ needs CREATEDB). Each test gets a clone of a migrated template, which takes mill
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import gzip
 import itertools
@@ -15,7 +16,9 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -25,17 +28,25 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
 
+import httpx
 import psycopg
 import pytest
 import structlog
+import uvicorn
+from fastapi import FastAPI
 from hypothesis import settings as hypothesis_settings
 from psycopg import sql
 
+from api.server import Server, listen
 from stemma.access.keys import IssuedKey, NewKey, create_key
 from stemma.access.permissions import SCOPES, Role
 from stemma.access.principal import local_principal
 from stemma.knowledge import sources
-from stemma.knowledge.embedding import Embedder, load_model
+from stemma.knowledge.chunking import Chunker
+from stemma.knowledge.chunks import sync_chunks
+from stemma.knowledge.documents import sync_documents
+from stemma.knowledge.embedding import Embedder, load_model, sync_embeddings
+from stemma.knowledge.generations import build_generation
 from stemma.knowledge.models import Source
 from stemma.knowledge.onnx_query import export_query_encoder, query_encoder_folder
 from stemma.ledger.change import Change
@@ -53,6 +64,17 @@ hypothesis_settings.load_profile("untimed")
 # Rich typesets a traceback with every local in it, which takes seconds and is looked at by nobody.
 structlog.get_config()["processors"][-1].exception_formatter = structlog.dev.plain_traceback
 
+Serve = Callable[..., AbstractContextManager[httpx.Client]]
+
+LIBRARY = {
+    "hnsw.md": (
+        "# Vector search\n\n## Indexing\n\nAdd an HNSW index to a vector column with"
+        " `CREATE INDEX ON items USING hnsw (embedding vector_cosine_ops)`.\n\n## Filtering\n\n"
+        "A filter that keeps few rows needs an exact scan, because the graph is left too early.\n"
+    ),
+    "bread.md": "# Bread\n\nKnead flour, water, salt and yeast; let the dough rise before baking.\n",
+    "übersicht.txt": "Die Übersicht nennt 😀 alle Kapitel und ihre Seiten in der Reihenfolge des Buches.\n",
+}
 # Of this process: several may share the server that STEMMA_TEST_DATABASE_URL names.
 _TEMPLATE = f"stemma_test_template_{os.getpid()}"
 _MEMORY = Path("/dev/shm")
@@ -397,3 +419,80 @@ def new_materialization() -> Callable[..., Materialization]:
         return Materialization(**known | fields)
 
     return make
+
+
+@contextlib.contextmanager
+def _serving(app: FastAPI, *, key: str | None) -> Iterator[httpx.Client]:
+    settings: Settings = app.state.settings
+    with listen(settings.model_copy(update={"api_port": 0})) as listener:
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="on",
+            ws="websockets-sansio",
+            timeout_graceful_shutdown=5,
+        )
+        server = Server(app, config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            _wait_until(lambda: server.started or not thread.is_alive())
+            assert server.started
+            port = listener.getsockname()[1]
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
+                if key is not None:
+                    client.headers["Authorization"] = f"Bearer {key}"
+                yield client
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def _wait_until(condition: Callable[[], bool], *, seconds: float = 30) -> None:
+    """Poll until the condition holds; fails the test after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., None]:
+    """Poll a condition until it holds, up to a deadline."""
+    return _wait_until
+
+
+@pytest.fixture(scope="session")
+def serve(issue_key: Callable[..., IssuedKey]) -> Serve:
+    """Serve an application on a free loopback port for the length of a block.
+
+    Its client has `key`; by default one that is made in the application's studio and may do everything.
+    """
+
+    @contextlib.contextmanager
+    def serving(app: FastAPI, *, key: str | None = "") -> Iterator[httpx.Client]:
+        if key == "":
+            key = issue_key(app.state.settings, app.state.given_database.urls).key
+        with _serving(app, key=key) as client:
+            yield client
+
+    return serving
+
+
+@pytest.fixture(scope="session")
+def index_library(equip: Callable[[Settings], Embedder]) -> Callable[[Settings, Database], None]:
+    """Put a few documents, and one that cannot be read, into the inbox of a studio, and index them."""
+
+    def index(settings: Settings, database: Database) -> None:
+        inbox = sources.inbox_source(settings)
+        for name, text in LIBRARY.items():
+            Path(settings.inbox, name).write_text(text)
+        Path(settings.inbox, "broken.pdf").write_bytes(b"%PDF-1.7 and then nothing")
+        sync_documents(database, inbox, settings)
+        sync_chunks(database, inbox, Chunker.from_settings(settings))
+        embedder = equip(settings)
+        sync_embeddings(database, inbox.name, embedder)
+        build_generation(database, settings, embedder)
+
+    return index

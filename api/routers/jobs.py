@@ -27,6 +27,7 @@ from stemma.access.principal import Principal
 from stemma.jobs import catalog, kinds, launching, lifecycle, named, submission
 from stemma.jobs.model import CHANNEL, FINAL, Job, JobEvent, JobState
 from stemma.store.cursors import Page
+from stemma.store.database import Connection
 from stemma.store.settings import Settings
 
 router = APIRouter(prefix=API, tags=["jobs"], route_class=limited("jobs"))
@@ -72,8 +73,6 @@ class WorkerBody(BaseModel):
 class JobBody(BaseModel):
     """A job as it stands."""
 
-    model_config = ConfigDict(from_attributes=True)
-
     id: UUID
     kind: str = Field(examples=["noop"])
     input: dict[str, Any]
@@ -110,6 +109,17 @@ class StartedBody(WorkerBody):
     """The jobs that a name stands for."""
 
     data: list[JobBody]
+
+
+class EventBody(BaseModel):
+    """One event of a job. `seq` numbers them without gaps, from 1."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    seq: int
+    kind: str
+    at: datetime
+    data: dict[str, Any]
 
 
 class KindBody(BaseModel):
@@ -218,7 +228,7 @@ def first_position(database: DatabaseDep, job_id: IdPath, last_event_id: LastEve
     """Where a request's stream begins; raises NotFound, InvalidInput for an event that the job does not have."""
     position = last_event_id or 0
 
-    def look(connection: Any) -> bool:
+    def look(connection: Connection) -> bool:
         catalog.get_job(connection, job_id)
         return position == 0 or bool(catalog.list_events(connection, job_id, position - 1, limit=1))
 
@@ -321,14 +331,4 @@ def _kind(kind: kinds.Kind) -> KindBody:
 
 
 def _event(event: JobEvent) -> ServerSentEvent:
-    data = EventBody(seq=event.seq, kind=event.kind, at=event.at, data=event.data)
-    return ServerSentEvent(id=str(event.seq), raw_data=data.model_dump_json())
-
-
-class EventBody(BaseModel):
-    """One event of a job. `seq` numbers them without gaps, from 1."""
-
-    seq: int
-    kind: str
-    at: datetime
-    data: dict[str, Any]
+    return ServerSentEvent(id=str(event.seq), raw_data=EventBody.model_validate(event).model_dump_json())

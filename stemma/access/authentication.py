@@ -1,7 +1,7 @@
 """Who sent a request: from its key to the principal, looked up each time, so that revocation acts at once.
 
-A request bears its key or is signed with it (`signatures`). What the principal may do is decided where a permission is
-asked for.
+A request bears its key, is signed with it (`signatures`) or belongs to a session that the key was traded for
+(`sessions`). What the principal may do is decided where a permission is asked for.
 """
 
 from __future__ import annotations
@@ -9,22 +9,20 @@ from __future__ import annotations
 import hmac
 import logging
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Final
+from datetime import UTC, datetime
 from uuid import UUID
 
 from psycopg.rows import class_row
 
 from stemma.access.permissions import Role
 from stemma.access.principal import Principal
-from stemma.access.tokens import parse_key, pepper_lost, read_pepper, secret_hmac
+from stemma.access.sessions import USE_NOTED_EVERY, require_session_in_force
+from stemma.access.tokens import parse_key, pepper_in_use, secret_hmac
 from stemma.errors import Unauthenticated
 from stemma.store.database import Connection, Database
 from stemma.store.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-USE_NOTED_EVERY: Final = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +55,12 @@ class KnownKey:
 
 
 def authenticate(database: Database, settings: Settings, text: str) -> Principal:
-    """The principal of a request that bears this key.
+    """The principal of a request that bears this key; raises what `recognise` does."""
+    return recognise(database, settings, text).principal
+
+
+def recognise(database: Database, settings: Settings, text: str) -> KnownKey:
+    """The key that somebody holds.
 
     Raises Unauthenticated with code `key_malformed`, `key_unknown` (also for a wrong secret), `key_revoked`,
     `key_expired` or `signature_required`; Unavailable with code `pepper_lost`.
@@ -72,21 +75,24 @@ def authenticate(database: Database, settings: Settings, text: str) -> Principal
         what = "This key is for signed requests and is not taken as a bearer token."
         raise Unauthenticated("signature_required", what, hint="Sign the request by RFC 9421, without sending the key.")
     note_use(database, key, now)
-    return key.principal
+    return key
 
 
 def find_key(database: Database, key_id: UUID) -> KnownKey:
     """The key with this id; raises Unauthenticated with code `key_unknown`."""
-    return database.read(lambda connection: _find(connection, key_id))
+    return database.read(lambda connection: find_key_in(connection, key_id))
 
 
 def require_in_force(connection: Connection, principal: Principal) -> None:
-    """Ask again for who is answered over a long time; raises Unauthenticated once its key is revoked or expired."""
-    if principal.key_id is not None:
-        _find(connection, principal.key_id).require_in_force(datetime.now(UTC))
+    """Ask again for who is answered over a long time; raises Unauthenticated once their key or session is over."""
+    if principal.session_id is not None:
+        require_session_in_force(connection, principal.session_id)
+    elif principal.key_id is not None:
+        find_key_in(connection, principal.key_id).require_in_force(datetime.now(UTC))
 
 
-def _find(connection: Connection, key_id: UUID) -> KnownKey:
+def find_key_in(connection: Connection, key_id: UUID) -> KnownKey:
+    """The key with this id, in the caller's transaction; raises Unauthenticated with code `key_unknown`."""
     with connection.cursor(row_factory=class_row(KnownKey)) as cursor:
         key = cursor.execute(
             """
@@ -103,14 +109,6 @@ def _find(connection: Connection, key_id: UUID) -> KnownKey:
 def key_unknown() -> Unauthenticated:
     """The error for a key that is not there, and for one whose secret is another: which of both is told to nobody."""
     return Unauthenticated("key_unknown", "This API key is not known.", hint="`stemma keys create` makes one.")
-
-
-def pepper_in_use(settings: Settings) -> bytes:
-    """The pepper, which has to be there once there are keys; raises Unavailable with code `pepper_lost`."""
-    pepper = read_pepper(settings)
-    if pepper is None:
-        raise pepper_lost("is gone")
-    return pepper
 
 
 def note_use(database: Database, key: KnownKey, now: datetime) -> None:

@@ -35,13 +35,16 @@ PERMISSIONS: Final[dict[str, frozenset[Role]]] = {
     "ledger:read": _EVERYONE,
     "jobs:read": _EVERYONE,
     "jobs:write": _BUILDERS,
+    "jobs:operate": _BUILDERS,
     "approvals:read": _EVERYONE,
     "approvals:request": _BUILDERS,
     "approvals:decide": _ADMINS | {Role.REVIEWER},
     "approvals:withdraw-any": _ADMINS,
     "telemetry:read": _EVERYONE,
+    "publish:sign": _BUILDERS,
     "admin:keys": _ADMINS,
     "admin:audit": _ADMINS,
+    "admin:notify": _ADMINS,
     "admin:erase": _TOP,
 }
 

@@ -13,12 +13,16 @@ from stemma.errors import Forbidden
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A caller with its role and scopes. `actor` is what ledger entries name: `key:<id>` or `local:<user name>`."""
+    """A caller with its role and scopes. `actor` is what ledger entries name: `key:<id>` or `local:<user name>`.
+
+    Who acts in a session acts with the key that was traded for it.
+    """
 
     actor: str
     role: Role
     scopes: frozenset[str]
     key_id: UUID | None = None
+    session_id: UUID | None = None
 
     def may(self, permission: str) -> bool:
         """Whether its role has the permission and one of its scopes covers it."""

@@ -19,9 +19,9 @@ import http_sf
 from http_message_signatures import HTTPMessageSignaturesException, HTTPMessageVerifier, MappingKeyResolver
 from http_message_signatures.algorithms import HMAC_SHA256
 
-from stemma.access.authentication import KnownKey, find_key, key_unknown, note_use, pepper_in_use
+from stemma.access.authentication import KnownKey, find_key, key_unknown, note_use
 from stemma.access.principal import Principal
-from stemma.access.tokens import signing_secret
+from stemma.access.tokens import pepper_in_use, signing_secret
 from stemma.errors import Unauthenticated
 from stemma.store.database import Database
 from stemma.store.settings import Settings

@@ -14,6 +14,7 @@ from stemma.errors import Unavailable
 from stemma.jobs import kinds
 from stemma.jobs.model import JOB_TAG, Job
 from stemma.store.settings import Settings
+from stemma.store.webserver import client
 
 LOCATION: Final = "stemma"
 """The code location that `stemma up` serves."""
@@ -87,9 +88,8 @@ def terminate(settings: Settings, run_id: str) -> None:
 
 def _ask(settings: Settings, query: str, variables: dict[str, Any]) -> dict[str, Any]:
     try:
-        # Proxies of the environment are not for this machine.
-        with httpx.Client(timeout=_TIMEOUT, trust_env=False) as client:
-            response = client.post(f"{settings.webserver_url}/graphql", json={"query": query, "variables": variables})
+        with client(settings, timeout=_TIMEOUT) as webserver:
+            response = webserver.post("/graphql", json={"query": query, "variables": variables})
         data: dict[str, Any] | None = response.json().get("data")
     except (httpx.HTTPError, ValueError, AttributeError) as error:
         raise Unavailable("dagster_unreachable", f"The Dagster webserver does not answer: {error}.") from error

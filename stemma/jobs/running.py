@@ -45,8 +45,9 @@ Prepare = Callable[[Connection], Change[Job]]
 class RunningJob:
     """A job that this process has claimed for a run. Its methods may be called from any thread."""
 
-    def __init__(self, database: Database, writer: LedgerWriter, job: Job, run_id: str) -> None:
+    def __init__(self, database: Database, writer: LedgerWriter, job: Job, run_id: str, ended: threading.Event) -> None:
         self.job = job
+        self._ended = ended
         self._database = database
         self._writer = writer
         self._run_id = run_id
@@ -61,10 +62,13 @@ class RunningJob:
         self.tell("progress", facts)
 
     def tell(self, event: str, data: Mapping[str, Any]) -> None:
-        """Add an event, unless the job has ended or was lost meanwhile."""
+        """Add an event, unless the job has ended or was lost meanwhile; work does not fail for want of one."""
         written = {"id": self.job.id, "run_id": self._run_id, "event": event, "data": Jsonb(redact_value(dict(data)))}
-        with self._database.transaction() as connection:
-            connection.execute(_TELL, written)
+        try:
+            with self._database.transaction() as connection:
+                connection.execute(_TELL, written)
+        except (StemmaError, psycopg.Error) as error:
+            logger.warning("an event of job %s was not written: %s", self.job.id, error)
 
     def finish(self) -> None:
         """The work is done."""
@@ -79,6 +83,8 @@ class RunningJob:
         self._end(lambda connection: lifecycle.stop(connection, self.job.id, self._run_id))
 
     def _end(self, prepare: Prepare) -> None:
+        # From here on, that the row is no longer ours is no reason to stop.
+        self._ended.set()
         try:
             self.job = _write(self._database, self._writer, prepare)
         except Conflict as error:
@@ -106,8 +112,8 @@ def held(database: Database, job_id: UUID, run_id: str, *, on_stop: Callable[[],
         if job is None:
             yield None
             return
-        running = RunningJob(database, writer, job, run_id)
         ended = threading.Event()
+        running = RunningJob(database, writer, job, run_id, ended)
         beating = (database, job_id, run_id, ended, on_stop)
         heart = threading.Thread(target=_beat, args=beating, name="job-lease", daemon=True)
         heart.start()
@@ -134,7 +140,8 @@ def _beat(database: Database, job_id: UUID, run_id: str, ended: threading.Event,
         with contextlib.suppress(StemmaError, psycopg.Error):
             with database.transaction() as connection:
                 job = lifecycle.beat(connection, job_id, run_id)
-            if job is None or job.cancel_requested_at is not None:
+            wanted = job is not None and job.cancel_requested_at is None
+            if not wanted and not ended.is_set():
                 on_stop()
                 return
 

@@ -10,7 +10,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Final, LiteralString
 
 from stemma.errors import InvalidInput
@@ -132,6 +132,17 @@ def tail(connection: Connection, chain: str) -> int:
 def read_tails(connection: Connection) -> dict[str, int]:
     """The seq of every chain's last entry, by name."""
     return dict(connection.execute(_TAILS).fetchall())
+
+
+def count_by_day(connection: Connection, chain: str, since: datetime) -> dict[date, int]:
+    """How many entries a journal got on each day (UTC) from `since` on; days without any are left out."""
+    rows = connection.execute(
+        "SELECT (created_at AT TIME ZONE 'UTC')::date AS day, count(*) FROM ledger"
+        " WHERE chain = %(chain)s AND created_at >= %(since)s GROUP BY day ORDER BY day",
+        {"chain": chain, "since": since},
+        prepare=False,
+    )
+    return dict(rows.fetchall())
 
 
 def follow(urls: DatabaseUrls, chain: str, wanted: Filter, seq: int) -> Iterator[Entry]:

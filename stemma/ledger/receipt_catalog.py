@@ -1,4 +1,4 @@
-"""Reading receipts: one, the newest of an asset, a page of them, the tree back to the sources.
+"""Reading receipts: one, the newest of an asset or of each, a page of them, the tree back to the sources, last runs.
 
 The table `receipts` finds them, the ledger says what they are; `misplaced` compares the two for verification.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from psycopg.rows import class_row
@@ -21,6 +22,7 @@ from stemma.store.database import Connection
 MAX_DEPTH = 32
 _MOST_NODES = 2000
 _NAMED = 10
+_LOOKED_THROUGH = 500
 
 _ENTRY = """
     SELECT l.chain, l.seq, l.prev_hash, l.body, l.entry_hash, l.id, l.kind, l.actor, l.subject, l.created_at
@@ -82,6 +84,56 @@ def newest_receipt(connection: Connection, asset: str, partition: str | None = N
             hint=f"Name one of: {named}.",
         )
     return read_receipt(connection, rows[0][1])
+
+
+@dataclass(frozen=True, slots=True)
+class AssetFreshness:
+    """An asset by its newest receipt, and of how many partitions it has any; an unpartitioned one counts none."""
+
+    newest: Receipt
+    partitions: int
+
+
+def newest_by_asset(connection: Connection) -> tuple[AssetFreshness, ...]:
+    """The newest receipt of every asset, by name."""
+    rows = connection.execute(
+        "SELECT (array_agg(id ORDER BY seq DESC))[1], count(DISTINCT partition) FROM receipts GROUP BY asset"
+    ).fetchall()
+    partitions: dict[UUID, int] = dict(rows)
+    found = (AssetFreshness(receipt, partitions[receipt.id]) for receipt in _read_all(connection, partitions))
+    return tuple(sorted(found, key=lambda asset: asset.newest.asset))
+
+
+@dataclass(frozen=True, slots=True)
+class RunReceipts:
+    """What one run materialized, by its receipts; `seconds` adds up the steps, the cost is in US dollars."""
+
+    run_id: str
+    actor: str
+    materialized_at: datetime
+    subjects: tuple[str, ...]
+    seconds: float
+    cost_usd: float
+
+
+def newest_runs(connection: Connection, limit: int = 10) -> tuple[RunReceipts, ...]:
+    """The runs among the newest 500 receipts, the newest first."""
+    by_run: dict[str, list[Receipt]] = {}
+    for receipt in list_receipts(connection, limit=_LOOKED_THROUGH).data:
+        by_run.setdefault(receipt.run_id, []).append(receipt)
+    return tuple(_run(receipts) for receipts in list(by_run.values())[:limit])
+
+
+def _run(receipts: list[Receipt]) -> RunReceipts:
+    newest = receipts[0]
+    return RunReceipts(
+        newest.run_id,
+        newest.actor,
+        newest.materialized_at,
+        tuple(receipt.subject for receipt in reversed(receipts)),
+        sum(receipt.seconds or 0.0 for receipt in receipts),
+        sum(receipt.cost_usd or 0.0 for receipt in receipts),
+    )
 
 
 def list_receipts(

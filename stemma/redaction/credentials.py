@@ -60,9 +60,9 @@ _ASSIGNED_PLUGINS = (
     _Plugin("softlayer", "SoftlayerDetector", ("softlayer", "sl_", "sl-")),
 )
 
-# Providers that detect-secrets has no plugin or an older form for, and our own keys.
+# Providers that detect-secrets has no plugin or an older form for, and our own keys, sessions and links.
 _PREFIXED = (
-    ("stm_", re.compile(r"stm_[A-Za-z0-9_.\-]{16,}")),
+    *((kind, re.compile(rf"{kind}[A-Za-z0-9_.\-]{{16,}}")) for kind in ("stm_", "sts_", "stl_")),
     ("sk-", re.compile(r"sk-(?:proj-|svcacct-|admin-|ant-[a-z0-9]+-|or-v1-|lf-)?[A-Za-z0-9_\-]{20,}")),
     ("github_pat_", re.compile(r"github_pat_[A-Za-z0-9_]{22,}")),
     ("AIza", re.compile(r"AIza[0-9A-Za-z_\-]{35}")),

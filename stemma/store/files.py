@@ -115,6 +115,15 @@ def read_local(path: Path) -> bytes:
         raise Unavailable("file_unreadable", f"{path} cannot be read: {error.strerror or error}.") from error
 
 
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """A file opened for reading, its size in bytes, and a name of this version of it, of letters, digits and dashes."""
+
+    file: BinaryIO
+    size: int
+    version: str
+
+
 class Staged:
     """A file being written in a folder's staging area; it becomes visible only by `replace` or `create`.
 
@@ -297,6 +306,15 @@ class FileStore:
             return cast(BinaryIO, self._remote.open(self._path(key), "rb"))
         except (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError) as error:
             raise NotFound("file_not_found", f"There is no file {key}.", field="key") from error
+
+    def open_versioned(self, key: str) -> OpenFile:
+        """Open a file whose parts may be read; raises NotFound, and InvalidInput for a bad key."""
+        file = self.open(key)
+        if self._folder is not None:
+            status = os.fstat(file.fileno())
+            return OpenFile(file, status.st_size, f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}")
+        path = self._path(key)
+        return OpenFile(file, int(self._remote.info(path)["size"]), str(self._remote.ukey(path)))
 
     def read(self, key: str) -> bytes:
         """The whole content of a file; raises NotFound, and InvalidInput for a bad key."""

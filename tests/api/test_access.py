@@ -19,7 +19,7 @@ import pytest
 import structlog
 from fastapi import APIRouter, FastAPI
 
-from api.access import allow
+from api.access import allow, is_public
 from api.app import create_app
 from stemma.access.keys import IssuedKey
 from stemma.access.permissions import Role
@@ -280,7 +280,7 @@ def test_protected_routes_declare_what_they_take(visitor: httpx.Client) -> None:
     assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     for path, methods in document["paths"].items():
         for operation in methods.values():
-            protected = path not in ("/healthz", "/readyz")
+            protected = not is_public(path)
             assert ("security" in operation) == protected
             assert not protected or {"401", "403", "429"} <= set(operation["responses"])
     assert document["paths"]["/api/v1/search"]["get"]["security"][0] == {"key": ["search:read"]}

@@ -15,12 +15,20 @@ import httpx
 import psycopg
 import pytest
 
-from api.access import PUBLIC, rules
+from api.access import PUBLIC, SIGNED, is_public, rules
 from api.app import create_app
+from api.sessions import COOKIE, CSRF_HEADER
+from stemma.access import sessions
+from stemma.access.authentication import recognise
 from stemma.access.keys import IssuedKey
 from stemma.access.permissions import PERMISSIONS, SCOPES, Role
+from stemma.access.principal import local_principal
+from stemma.access.sessions import OpenedSession
+from stemma.ledger.service import Ledger
+from stemma.notify import sources
 from stemma.store.database import Database, DatabaseUrls
 from stemma.store.settings import Settings
+from stemma.store.webserver import PATH as DAGSTER
 
 ROUTES: Final = [
     (path, method, rule)
@@ -44,25 +52,50 @@ class Keys:
 
 
 @dataclass(frozen=True)
+class Sessions:
+    """One role's sessions, by what their keys are."""
+
+    full: OpenedSession
+    narrow: dict[str, OpenedSession]
+    revoked: OpenedSession
+
+
+@dataclass(frozen=True)
 class Studio:
     """A studio with keys of every role, and a key that nobody here has: another's object."""
 
     client: httpx.Client
     keys: dict[Role, Keys]
+    sessions: dict[Role, Sessions]
     victim: IssuedKey
+    source: str
 
     def ask(
-        self, path: str, method: str, *, key: str | None, object_id: str, token: str | None = None
+        self,
+        path: str,
+        method: str,
+        *,
+        key: str | None,
+        object_id: str,
+        token: str | None = None,
+        session: dict[str, str] | None = None,
     ) -> tuple[int, str]:
         """The status, and the code of the problem where there is one; a stream is not read."""
         address = re.sub(r"\{[^}]+\}", object_id, path)
-        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        headers |= {} if token is None else {"x-internal-token": token}
+        origin = str(self.client.base_url).rstrip("/")
+        headers = session or ({"Origin": origin} | ({} if key is None else {"Authorization": f"Bearer {key}"}))
+        headers = headers | ({} if token is None else {"x-internal-token": token})
         with self.client.stream(method, address, headers=headers) as answer:
             if answer.status_code not in DENIED:
                 return answer.status_code, ""
             answer.read()
             return answer.status_code, str(answer.json()["code"])
+
+    def headers_of(self, opened: OpenedSession, *, token: str | None = None) -> dict[str, str]:
+        """What a page of ours sends in this session."""
+        origin = str(self.client.base_url).rstrip("/")
+        token = opened.session.csrf_token if token is None else token
+        return {"Cookie": f"{COOKIE}={opened.cookie}", "Origin": origin, **({CSRF_HEADER: token} if token else {})}
 
 
 @pytest.fixture(scope="module")
@@ -96,19 +129,44 @@ def studio(
     }
     victim = issue(Role.VIEWER)
     with Database(urls) as database, serve(create_app(settings, database=database), key=None) as client:
-        yield Studio(client, keys, victim)
+        with Ledger(urls, settings) as ledger:
+
+            def begin(key: str) -> OpenedSession:
+                return ledger.commit(sessions.begin(recognise(database, settings, key), settings)).result(20)
+
+            begun = {
+                role: Sessions(
+                    begin(keys[role].full),
+                    {scope: begin(key) for scope, key in keys[role].narrow.items()},
+                    begin(issue(role).key),
+                )
+                for role in Role
+            }
+        with psycopg.connect(urls.owner) as connection:
+            revoked = [one.revoked.session.key_id for one in begun.values()]
+            connection.execute("UPDATE api_keys SET revoked_at = now() WHERE id = ANY(%s)", (revoked,))
+        yield Studio(client, keys, begun, victim, _source(settings, database))
     drop_database(urls)
+
+
+def _source(settings: Settings, database: Database) -> str:
+    """The name of a webhook source."""
+    with Ledger(database.urls, settings) as ledger, database.snapshot() as connection:
+        change = sources.add(connection, local_principal(), settings, name="n8n", job_kind="noop", input_pointer="")
+        return ledger.commit(change).result(20).source.name
 
 
 def test_every_route_asks_for_a_permission_or_is_public() -> None:
     without = {path for path, _, rule in ROUTES if rule is None}
-    assert without == PUBLIC
+    assert without >= PUBLIC and all(is_public(path) for path in without)
+    assert [path for path, _, _ in PROTECTED if is_public(path)] == []
     assert len(PROTECTED) > 10
 
 
 def test_what_changes_something_takes_more_than_reading() -> None:
     reading = [(path, method) for path, method, rule in PROTECTED if method != "GET" and ":read" in str(rule)]
-    assert reading == []
+    # GraphQL reads by POST, too; a reader's goes to a webserver that changes nothing.
+    assert reading == [(f"{DAGSTER}/graphql", "POST")]
 
 
 def test_public_routes_ask_for_nothing(studio: Studio) -> None:
@@ -160,6 +218,47 @@ def test_what_schedulers_start_takes_their_token_and_no_key(studio: Studio) -> N
         assert studio.ask(path, method, key=None, object_id="nothing", token=TOKEN) == (404, "")
     for path, method, _ in PROTECTED:
         assert studio.ask(path, method, key=None, object_id=str(uuid4()), token=TOKEN) == (401, "key_missing")
+
+
+def test_webhooks_take_the_signature_of_their_source_and_no_key(studio: Studio) -> None:
+    every_key = [key for keys in studio.keys.values() for key in (keys.full, *keys.narrow.values(), keys.revoked)]
+    for key in (None, "nonsense", *every_key):
+        asked = studio.ask(SIGNED + "{source}", "POST", key=key, object_id=studio.source)
+        assert asked == (401, "webhook_headers_missing")
+    assert [(path, method) for path, method, _ in ROUTES if path.startswith(SIGNED)] == [(SIGNED + "{source}", "POST")]
+
+
+@pytest.mark.parametrize("role", Role)
+def test_the_matrix_by_sessions(studio: Studio, role: Role) -> None:
+    begun = studio.sessions[role]
+    wrong = []
+    for path, method, rule in PROTECTED:
+        has_role = rule.permission is None or role in PERMISSIONS[rule.permission]
+        other = "ledger" if str(rule.permission).startswith("search:") else "search"
+        lacks_scope = (200, "") if rule.permission is None else (403, "scope_missing" if has_role else "role_forbidden")
+        cases = {
+            "revoked": (studio.headers_of(begun.revoked), (401, "session_key_revoked")),
+            "unknown": ({"Cookie": f"{COOKIE}=sts_{uuid4().hex}_{'a' * 43}"}, (401, "session_unknown")),
+        }
+        # What ends the session would end it for the routes after it.
+        if path != "/sign-out":
+            cases["wrong scope"] = (studio.headers_of(begun.narrow[other]), lacks_scope)
+            cases["right"] = (studio.headers_of(begun.full), (200, "") if has_role else (403, "role_forbidden"))
+        if method != "GET":
+            origin = {name: value for name, value in studio.headers_of(begun.full).items() if name != "Origin"}
+            cases["no origin"] = (origin, (403, "origin_foreign"))
+        if method != "GET" and not path.startswith(DAGSTER):
+            cases["no token"] = (studio.headers_of(begun.full, token=""), (403, "csrf_token_missing"))
+            cases["another's token"] = (
+                studio.headers_of(begun.full, token=begun.revoked.session.csrf_token),
+                (403, "csrf_token_invalid"),
+            )
+        for case, (headers, expected) in cases.items():
+            found = studio.ask(path, method, key=None, object_id=str(uuid4()), session=headers)
+            fits = found == expected if expected[0] in DENIED else found[0] not in {*DENIED, 500}
+            if not fits:
+                wrong.append((method, path, case, found, expected))
+    assert wrong == []
 
 
 def test_another_s_object_was_left_alone(studio: Studio) -> None:

@@ -92,6 +92,15 @@ def test_a_job_is_not_launched_again_while_a_run_may_claim_it(
     assert first.run_key == f"{job.id}:1:1" and second.run_key == f"{job.id}:1:2"
 
 
+def test_a_run_that_was_made_and_forgotten_holds_no_job_up(
+    instance: dg.DagsterInstance, queue: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_run(instance, queue(), dg.DagsterRunStatus.NOT_STARTED)
+    assert isinstance(tick(instance), dg.SkipReason)
+    monkeypatch.setattr(sensors, "_SUBMITTING", -sensors._SUBMITTING)
+    assert len(tick(instance).run_requests) == 1
+
+
 def test_a_job_that_cannot_be_started_ends_as_error(
     instance: dg.DagsterInstance, database: Database, queue: Callable[..., Job]
 ) -> None:

@@ -1,0 +1,16 @@
+// What plain HTML cannot do: copying to the clipboard. Every page works without this module.
+
+function equip(root) {
+  for (const button of root.querySelectorAll("button[data-copy]:not(.ready)")) {
+    button.classList.add("ready");
+    button.addEventListener("click", async () => {
+      const label = button.textContent;
+      await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
+      button.textContent = "Copied";
+      setTimeout(() => { button.textContent = label; }, 1500);
+    });
+  }
+}
+
+equip(document);
+document.addEventListener("htmx:after:swap", () => equip(document));

@@ -1,0 +1,178 @@
+"""The console in a real browser, over a studio with some real content.
+
+A page is looked at when it is in `PAGES`; what it shows is made by `_stock`. test_pages.py does the looking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Browser
+
+from api.app import create_app
+from stemma.access import sessions
+from stemma.access.authentication import recognise
+from stemma.access.keys import IssuedKey
+from stemma.access.permissions import Role
+from stemma.access.sessions import OpenedSession
+from stemma.browser import find, launched
+from stemma.errors import Unavailable
+from stemma.knowledge import sources
+from stemma.ledger.journal import run_failed
+from stemma.ledger.receipts import Input, sync
+from stemma.ledger.service import Ledger
+from stemma.store.database import Database, DatabaseUrls
+from stemma.store.settings import Settings
+
+
+@dataclass(frozen=True)
+class Stock:
+    """What the studio holds that a page's address may need."""
+
+    key_id: str
+    document_id: int
+    run_id: str
+    receipt_id: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page by its name: where it is in the studio, and a text of its data that its HTML has to hold."""
+
+    name: str
+    address: Callable[[Stock], str]
+    text: str
+
+
+PAGES = (
+    Page("overview", lambda stock: "/", "knowledge/search_index"),
+    Page("search", lambda stock: "/search", "broken.pdf"),
+    Page("search-hits", lambda stock: "/search?q=index+a+vector+column", "Vector search"),
+    Page("search-nothing", lambda stock: "/search?q=zzxqj&mode=lexical", "Nothing was found"),
+    Page("document", lambda stock: f"/search/documents/{stock.document_id}?start=20&end=60", "hnsw.md"),
+    Page("keys", lambda stock: "/keys", "ingest:read"),
+    Page("key-new", lambda stock: "/keys/new", "signed requests only"),
+    Page("key-rotate", lambda stock: f"/keys/{stock.key_id}/rotate", "refused at once"),
+    Page("key-revoke", lambda stock: f"/keys/{stock.key_id}/revoke", "You will be signed out".lower()),
+    Page("sign-in", lambda stock: "/sign-in", "API key"),
+    Page("sign-in-link", lambda stock: "/sign-in/stl_none", "uses nothing up"),
+)
+"""Every family of the navigation, and every page with an address of its own."""
+
+
+@dataclass(frozen=True)
+class Console:
+    """The console as served, with its content; a client that bears a key which may do everything, and the cookie of a
+    session that it was traded for.
+    """
+
+    url: str
+    stock: Stock
+    client: httpx.Client
+    settings: Settings
+    database: Database
+    issued: IssuedKey
+    session: OpenedSession
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "page" in metafunc.fixturenames:
+        metafunc.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+@pytest.fixture(scope="session")
+def pages() -> tuple[Page, ...]:
+    """All that is looked at."""
+    return PAGES
+
+
+@pytest.fixture(scope="session")
+def console(
+    tmp_path_factory: pytest.TempPathFactory,
+    new_database: Callable[[], DatabaseUrls],
+    drop_database: Callable[[DatabaseUrls], None],
+    serve: Callable[..., AbstractContextManager[httpx.Client]],
+    issue_key: Callable[..., IssuedKey],
+    index_library: Callable[[Settings, Database], None],
+    new_materialization: Callable[..., Any],
+) -> Iterator[Console]:
+    """A stocked studio, served once for all pages."""
+    urls = new_database()
+    settings = Settings(
+        home=tmp_path_factory.mktemp("console"),
+        api_requests_per_minute=1_000_000,
+        api_requests_in_flight=1_000,
+        api_failures_per_minute=1_000,
+    )
+    with Database(urls) as database:
+        with database.transaction() as connection:
+            sources.ensure_builtin(connection, settings)
+        index_library(settings, database)
+        issued = issue_key(settings, urls)
+        issue_key(settings, urls, role=Role.VIEWER, scopes=["search:read", "ingest:read"])
+        stock = _stock(settings, database, issued, new_materialization)
+        with serve(create_app(settings, database=database), key=issued.key) as client:
+            with Ledger(urls, settings) as ledger:
+                begun = sessions.begin(recognise(database, settings, issued.key), settings)
+                session = ledger.commit(begun).result(20)
+            yield Console(str(client.base_url).rstrip("/"), stock, client, settings, database, issued, session)
+    drop_database(urls)
+
+
+def _stock(settings: Settings, database: Database, issued: IssuedKey, new_materialization: Callable[..., Any]) -> Stock:
+    now = datetime.now(UTC)
+    made, run_id = [], "5b2f9c1e-demo-run"
+    before: tuple[Input, ...] = ()
+    for number, (asset, partition) in enumerate(
+        (
+            ("knowledge/documents", "inbox"),
+            ("knowledge/chunks", "inbox"),
+            ("knowledge/embeddings", "inbox"),
+            ("knowledge/search_index", None),
+        )
+    ):
+        at = now - timedelta(minutes=9 - number)
+        data_version = f"{number}f3c9a7e2b81d4c60"
+        made.append(
+            new_materialization(
+                asset,
+                run_id,
+                number + 1,
+                partition=partition,
+                at=at,
+                started_at=at,
+                seconds=1.5 * number + 0.04,
+                inputs=before,
+                data_version=data_version,
+            )
+        )
+        before = (Input(asset, partition, data_version, run_id),)
+    with Ledger(database.urls, settings) as ledger:
+        sync(database, ledger, made)
+        reason = "The PDF ended in the middle of a table of cross references; the last good version stays in place."
+        failed = run_failed(
+            "0d6c-failed", job="knowledge_refresh", assets=["knowledge/documents"], partition="inbox", step=None,
+            reason=reason,
+        )  # fmt: skip
+        ledger.append([failed]).result(20)
+    with database.snapshot() as connection:
+        (document_id,) = connection.execute("SELECT id FROM documents WHERE uri = 'hnsw.md'").fetchone() or (0,)
+    return Stock(str(issued.api_key.id), document_id, run_id, str(made[-1].receipt))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A real Chromium; tests that need it are skipped where there is none."""
+    settings = Settings()
+    try:
+        find(settings)
+    except Unavailable as missing:
+        pytest.skip(missing.message)
+    with launched(settings) as running:
+        yield running
