@@ -34,6 +34,14 @@ _MEANINGS: Final = {
     500: "An unexpected error",
     503: "Something needed is not there now; see Retry-After",
 }
+_SCHEDULER: Final = {
+    "scheduler": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "x-internal-token",
+        "description": "What `STEMMA_INTERNAL_TOKEN` says; only to start jobs by name",
+    }
+}
 _SCHEMES: Final = {
     "key": {"type": "http", "scheme": "bearer", "description": "An API key, `stm_…`; the names are permissions"},
     "signature": {
@@ -82,13 +90,13 @@ def install(app: FastAPI) -> None:
 
 
 def _declare_access(app: FastAPI, document: dict[str, Any]) -> None:
-    document.setdefault("components", {})["securitySchemes"] = _SCHEMES
+    document.setdefault("components", {})["securitySchemes"] = {**_SCHEMES, **_SCHEDULER}
     for path, methods, rule in rules(app):
         for method in methods:
             operation = document["paths"].get(path, {}).get(method.lower())
             if operation is not None and rule is not None:
                 roles = [rule.permission] if rule.permission else []
-                operation["security"] = [{name: roles} for name in _SCHEMES]
+                operation["security"] = [{name: roles} for name in (_SCHEDULER if rule.scheduler else _SCHEMES)]
                 for status, declared in problems(401, 403, 429).items():
                     operation["responses"].setdefault(str(status), declared)
 

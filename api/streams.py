@@ -33,7 +33,8 @@ _log = structlog.get_logger("api.streams")
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one look at the database gave: events, the position to go on from, and whether more waits already.
+    """What one look at the database gave: events, the position to go on from, whether more waits already, and whether
+    nothing can follow.
 
     Its size has to be bounded by whoever reads: a stream holds one batch, and the next is read when the client has
     taken it.
@@ -42,6 +43,7 @@ class Batch:
     events: Sequence[ServerSentEvent]
     position: int
     more: bool
+    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,9 @@ class Streams:
             self._wake(topic)
 
     async def follow(self, topic: Topic, position: int, read: Callable[[int], Batch]) -> AsyncIterator[ServerSentEvent]:
-        """Events from `position` on, for ever; `read` runs in a thread, in a snapshot of its own.
+        """Events from `position` on, for ever or until a batch says that it is the last.
+
+        `read` runs in a thread, in a snapshot of its own.
 
         A database that does not answer is waited for: the client sees heartbeats and misses nothing. The stream ends
         when `read` raises Unauthenticated.
@@ -98,6 +102,9 @@ class Streams:
             for event in batch.events:
                 yield event
             position = batch.position
+            if batch.ended:
+                self._wake(topic)
+                return
             if not batch.more and not self._ended:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(news.wait(), POLL_SECONDS)

@@ -1,9 +1,55 @@
-"""Named selections of assets that sensors and schedules start, and that a person can launch in the Dagster UI."""
+"""Named selections of assets and ops that sensors, schedules and jobs start, and that a person can launch in the
+Dagster UI.
+
+A kind of job (`stemma.jobs.kinds`) is carried out by the Dagster job that has its name here.
+"""
+
+import time
 
 import dagster as dg
+
+from assets import knowledge
+from stemma.jobs import kinds, running
 
 knowledge_refresh = dg.define_asset_job(
     "knowledge_refresh",
     selection=dg.AssetSelection.groups("knowledge"),
     description="Read one source, then bring its chunks, its embeddings and the search index up to date",
 )
+
+
+@dg.op
+def pause(context: dg.OpExecutionContext) -> None:
+    """Wait as long as the job says, and write its line."""
+    job = running.current()
+    if job is None:
+        context.log.info("There is no job; nothing was done.")
+        return
+    given = kinds.Pause.model_validate(job.job.input)
+    time.sleep(given.seconds)
+    job.log(given.message)
+
+
+@dg.job(name=kinds.find("noop").dagster_job, description=kinds.find("noop").description)
+def noop() -> None:
+    """One op that does nothing."""
+    pause()
+
+
+_MADE = {
+    "convert": [knowledge.documents],
+    "embed": [knowledge.chunks, knowledge.embeddings],
+    "search-index": [knowledge.search_index],
+}
+
+KIND_JOBS = [
+    noop,
+    *(
+        dg.define_asset_job(
+            kinds.find(name).dagster_job,
+            selection=dg.AssetSelection.assets(*made),
+            description=kinds.find(name).description,
+        )
+        for name, made in _MADE.items()
+    ),
+]

@@ -14,6 +14,7 @@ BENCHMARKS = (
     "ledger",
     "redaction",
     "console_lists",
+    "run_launch",
 )
 
 

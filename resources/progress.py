@@ -1,4 +1,4 @@
-"""Where the progress of long steps goes: Dagster's log by default, a display when the command line runs the graph."""
+"""Where the progress of long steps goes: Dagster's log and the events of the job, or a display of the command line."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import dagster as dg
 
+from stemma.jobs import running
 from stemma.progress import Progress, ReportProgress
 
 _SECONDS_BETWEEN_LINES = 5.0
@@ -16,12 +17,23 @@ class ProgressLog:
     """Hands out a callback that logs a line now and then, with the rate and what is still to go."""
 
     def reporter(self, context: dg.AssetExecutionContext) -> ReportProgress:
-        """A callback for one step of `context`."""
-        return now_and_then(context.log.info)
+        """A callback for one step of `context`; who watches the job that it belongs to sees it as well."""
+        job = running.current()
+
+        def write(progress: Progress) -> None:
+            context.log.info(str(progress))
+            if job is not None:
+                job.progress(progress)
+
+        return _seldom(write)
 
 
 def now_and_then(write: Callable[[str], object]) -> ReportProgress:
     """A callback that writes a line every few seconds, and one at the end."""
+    return _seldom(lambda progress: write(str(progress)))
+
+
+def _seldom(write: Callable[[Progress], object]) -> ReportProgress:
     last = time.monotonic()
 
     def report(progress: Progress) -> None:
@@ -29,6 +41,6 @@ def now_and_then(write: Callable[[str], object]) -> ReportProgress:
         now = time.monotonic()
         if now - last >= _SECONDS_BETWEEN_LINES or progress.done == progress.total:
             last = now
-            write(str(progress))
+            write(progress)
 
     return report

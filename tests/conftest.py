@@ -369,7 +369,14 @@ def new_materialization() -> Callable[..., Materialization]:
 def _serving(app: FastAPI, *, key: str | None) -> Iterator[httpx.Client]:
     settings: Settings = app.state.settings
     with listen(settings.model_copy(update={"api_port": 0})) as listener:
-        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=5)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="on",
+            ws="websockets-sansio",
+            timeout_graceful_shutdown=5,
+        )
         server = Server(app, config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -34,6 +34,9 @@ PERMISSIONS: Final[dict[str, frozenset[Role]]] = {
     "ingest:write": _BUILDERS,
     "ledger:read": _EVERYONE,
     "ledger:verify": _BUILDERS | {Role.REVIEWER},
+    "jobs:read": _EVERYONE,
+    "jobs:write": _BUILDERS,
+    "jobs:operate": _BUILDERS,
     "approvals:read": _EVERYONE,
     "approvals:request": _BUILDERS,
     "approvals:decide": _ADMINS | {Role.REVIEWER},
@@ -41,6 +44,7 @@ PERMISSIONS: Final[dict[str, frozenset[Role]]] = {
     "publish:sign": _BUILDERS,
     "admin:keys": _ADMINS,
     "admin:audit": _ADMINS,
+    "admin:notify": _ADMINS,
     "admin:erase": _TOP,
 }
 

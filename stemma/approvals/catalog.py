@@ -6,7 +6,6 @@ A pending approval past its deadline is read as expired, as it will be once it i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -103,13 +102,6 @@ def list_approvals(
     )
     page = cut_page(rows, limit, lambda last: encode_cursor("approvals", last["position"]))
     return Page(tuple(ApprovalSummary(**_summary(row)) for row in page.data), page.next_cursor)
-
-
-def database_time(connection: Connection) -> datetime:
-    """What the database's clock says; deadlines are kept by it alone."""
-    (now,) = connection.execute("SELECT clock_timestamp()").fetchone() or (None,)
-    assert isinstance(now, datetime)
-    return now
 
 
 def _summary(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from uuid import UUID
 
 from stemma.access.principal import Principal
-from stemma.approvals.catalog import database_time, get_approval
+from stemma.approvals.catalog import get_approval
 from stemma.approvals.model import Approval, Decision, State, Verdict
 from stemma.approvals.requests import MAX_REASON, check_text
 from stemma.approvals.settling import require_pending, require_seen, settle
@@ -14,7 +14,7 @@ from stemma.approvals.steps import step
 from stemma.errors import Conflict, Forbidden
 from stemma.ledger.change import Change
 from stemma.ledger.writer import Statement
-from stemma.store.database import Connection
+from stemma.store.database import Connection, database_time
 
 
 def decide(

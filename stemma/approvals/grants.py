@@ -10,13 +10,13 @@ from dataclasses import replace
 from uuid import UUID
 
 from stemma.access.principal import Principal
-from stemma.approvals.catalog import database_time, get_approval
+from stemma.approvals.catalog import get_approval
 from stemma.approvals.model import Approval, State
 from stemma.approvals.steps import step
 from stemma.errors import Conflict, NotApproved
 from stemma.ledger.change import Change
 from stemma.ledger.writer import Statement
-from stemma.store.database import Connection
+from stemma.store.database import Connection, database_time
 
 _USABLE_FIRST = """
     SELECT id FROM approvals

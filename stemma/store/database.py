@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
@@ -104,6 +105,13 @@ def _configure(connection: Connection) -> None:
         connection.execute(f"SET hnsw.ef_search = {HNSW_EF_SEARCH}")
         connection.execute("SET hnsw.iterative_scan = relaxed_order")
     connection.commit()
+
+
+def database_time(connection: Connection) -> datetime:
+    """What the database's clock says; what several processes compare is kept by it alone."""
+    (now,) = connection.execute("SELECT clock_timestamp()").fetchone() or (None,)
+    assert isinstance(now, datetime)
+    return now
 
 
 class Database:

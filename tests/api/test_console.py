@@ -206,7 +206,7 @@ def test_a_file_sent_in_a_session_takes_the_token_of_its_form(
         assert late.status_code == 401 and 'href="/sign-in"' in late.text
 
 
-def test_sessions_show_who_they_are(desk: httpx.Client) -> None:
+def test_the_shell_says_who_asks_and_offers_no_way_out_of_a_key(desk: httpx.Client) -> None:
     assert Role.OWNER in desk.get("/").text
     assert "/sign-out" not in desk.get("/").text
 

@@ -11,6 +11,7 @@ import pytest
 OTHER_TYPES = {
     "/api/v1/approvals/{id}/content": "*/*",
     "/api/v1/historian/stream": "text/event-stream",
+    "/api/v1/jobs/{id}/events": "text/event-stream",
     "/files/{path}": "*/*",
 }
 
@@ -63,6 +64,8 @@ def test_good_answers_match_their_schema(reader: httpx.Client) -> None:
         ("/api/v1/quarantine", "/api/v1/quarantine"),
         ("/api/v1/approvals", "/api/v1/approvals"),
         ("/api/v1/receipts", "/api/v1/receipts"),
+        ("/api/v1/jobs", "/api/v1/jobs"),
+        ("/api/v1/job-kinds", "/api/v1/job-kinds"),
     ]:
         response = reader.get(address)
         assert response.status_code == 200

@@ -1,0 +1,135 @@
+"""The table of what can be asked for: every kind of job, what it takes, and how it may be run.
+
+A capability adds its kinds to `KINDS`; how a kind is carried out is said once, by the Dagster job of its name
+(`assets/jobs.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from stemma.errors import InvalidInput
+from stemma.knowledge import sources
+from stemma.store.database import Connection
+
+
+class Input(BaseModel):
+    """What a kind takes; nothing else is accepted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Nothing(Input):
+    """No input."""
+
+
+class OfSource(Input):
+    """A source of the knowledge base."""
+
+    source: str = Field(min_length=1, max_length=63, description="The source's name", examples=["inbox"])
+
+
+class Pause(Input):
+    """What a job that does nothing may be asked for."""
+
+    message: str = Field(default="nothing was done", max_length=500, description="What its event says")
+    seconds: float = Field(default=0.0, ge=0, le=600, description="How long it takes")
+
+
+def _no_check(connection: Connection, given: Any) -> None:
+    """Whatever the model takes can be worked on."""
+
+
+def _check_source(connection: Connection, given: OfSource) -> None:
+    sources.get(connection, given.source)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of job.
+
+    `materializes` says that its run materializes assets, `partition` which field of the input names their partition.
+    `permission` is needed beside `jobs:write`. One attempt is for what must not be done twice. `check` raises for input
+    that could never be worked on.
+    """
+
+    name: str
+    description: str
+    input: type[Input] = Nothing
+    materializes: bool = False
+    partition: str | None = None
+    permission: str | None = None
+    max_attempts: int = 1
+    max_runtime: timedelta = timedelta(hours=1)
+    check: Callable[[Connection, Any], None] = _no_check
+
+    @property
+    def dagster_job(self) -> str:
+        """The Dagster job that carries it out; their names allow no more than letters, digits and `_`."""
+        return "job_" + self.name.replace("-", "_").replace(":", "_")
+
+    def checked(self, connection: Connection, given: dict[str, Any]) -> dict[str, Any]:
+        """The input as it is kept, with its defaults; raises InvalidInput naming the field, or what `check` says."""
+        try:
+            model = self.input.model_validate(given, strict=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(["input", *map(str, first["loc"])])
+            hint = f"`stemma jobs kinds` shows what {self.name} takes."
+            raise InvalidInput("job_input_invalid", f"{first['msg']}.", field=where, hint=hint) from error
+        self.check(connection, model)
+        return model.model_dump(mode="json")
+
+
+_ALL: Final = (
+    Kind(
+        "noop",
+        "Does nothing, after a pause if one is asked for: shows that jobs are run",
+        input=Pause,
+        max_runtime=timedelta(minutes=15),
+    ),
+    Kind(
+        "convert",
+        "Reads one source again and converts what changed to text",
+        input=OfSource,
+        materializes=True,
+        partition="source",
+        permission="ingest:write",
+        max_attempts=3,
+        check=_check_source,
+    ),
+    Kind(
+        "embed",
+        "Cuts and embeds the converted documents of one source",
+        input=OfSource,
+        materializes=True,
+        partition="source",
+        permission="ingest:write",
+        max_attempts=3,
+        max_runtime=timedelta(hours=6),
+        check=_check_source,
+    ),
+    Kind(
+        "search-index",
+        "Builds, checks and activates the search index over all sources",
+        materializes=True,
+        permission="ingest:write",
+        max_attempts=3,
+        max_runtime=timedelta(hours=6),
+    ),
+)
+
+KINDS: Final[dict[str, Kind]] = {kind.name: kind for kind in _ALL}
+
+
+def find(name: str) -> Kind:
+    """The kind of this name; raises InvalidInput that names those that there are."""
+    if name not in KINDS:
+        hint = f"The kinds are {', '.join(sorted(KINDS))}."
+        raise InvalidInput("job_kind_unknown", f"There is no kind of job {name!r}.", field="kind", hint=hint)
+    return KINDS[name]
