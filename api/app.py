@@ -30,6 +30,7 @@ from api.routers import (
     keys,
     ledger,
     notifications,
+    policies,
     receipts,
     search,
     sessions,
@@ -108,6 +109,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(jobs.streams)
     app.include_router(jobs.aliases)
     app.include_router(ledger.router)
+    app.include_router(policies.router)
     app.include_router(receipts.router)
     app.include_router(keys.router)
     app.include_router(audit.router)

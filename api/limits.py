@@ -33,6 +33,7 @@ IN_FLIGHT: Final = {
     "keys": 16,
     "ledger": 16,
     "notifications": 8,
+    "policies": 16,
     "receipts": 16,
     "search": 32,
     "sessions": 16,

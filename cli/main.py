@@ -31,6 +31,7 @@ from cli import (
     maps,
     notify,
     personal,
+    policy,
     receipt,
     serve,
     sessions,
@@ -64,6 +65,7 @@ app.add_typer(files.app, name="files")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="keys")
 app.add_typer(maps.app, name="maps")
+app.add_typer(policy.app, name="policy")
 app.add_typer(receipt.app, name="receipt")
 app.add_typer(notify.app, name="notify")
 app.add_typer(webhooks.app, name="webhooks")

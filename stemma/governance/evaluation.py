@@ -15,7 +15,7 @@ from typing import Any, Final
 import rfc8785
 
 from stemma.errors import InvalidInput
-from stemma.governance.policy import BASELINE, MAX_COST, Level, Ruling, Policy, type_of
+from stemma.governance.policy import BASELINE, MAX_COST, Level, Policy, Ruling, type_of
 from stemma.governance.yaml_text import Path
 from stemma.registry.model import Published
 from stemma.rules.conditions import Condition, Language, Values, checked, language

@@ -1,4 +1,4 @@
-"""Golden cases: events with the verdict that a policy must give. They live beside the policy and are published with it."""
+"""Golden cases: events with the verdict that a policy must give; they live beside it and are published with it."""
 
 from __future__ import annotations
 

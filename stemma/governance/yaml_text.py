@@ -158,5 +158,3 @@ def pointer(path: Path) -> str:
     """A path as people read it: `bundles[0].rules[2].when`."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return text.lstrip(".")
-
-

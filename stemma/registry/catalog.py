@@ -60,9 +60,7 @@ def list_newest(connection: Connection, kind: Kind, *, cursor: str | None = None
     """
     listing = f"{kind.table}.names"
     (after,) = decode_cursor(listing, cursor, str) if cursor else ("",)
-    rows = connection.cursor(row_factory=dict_row).execute(
-        _query(_NAMES, kind), {"after": after, "limit": limit + 1}
-    )
+    rows = connection.cursor(row_factory=dict_row).execute(_query(_NAMES, kind), {"after": after, "limit": limit + 1})
     page = cut_page(rows.fetchall(), limit, lambda last: encode_cursor(listing, last["name"]))
     return Page(tuple(_summary(row) for row in page.data), page.next_cursor)
 
@@ -84,9 +82,9 @@ def list_versions(
 
 def newest_of_major(connection: Connection, kind: Kind, name: str, major: int) -> Version | None:
     """The version that the next one of this major has to exceed; None where there is none."""
-    query = sql.SQL(
-        "SELECT version FROM {table} WHERE name = %s AND major = %s ORDER BY position DESC LIMIT 1"
-    ).format(table=sql.Identifier(kind.table))
+    query = sql.SQL("SELECT version FROM {table} WHERE name = %s AND major = %s ORDER BY position DESC LIMIT 1").format(
+        table=sql.Identifier(kind.table)
+    )
     row = connection.execute(query, (name, major)).fetchone()
     return parse_version(row[0]) if row else None
 

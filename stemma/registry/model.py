@@ -29,7 +29,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A version to be published. The content is what its hash covers; name, version and changelog are not part of it."""
+    """A version to be published. Its hash covers the content alone: neither name nor version nor changelog."""
 
     name: str
     version: Version

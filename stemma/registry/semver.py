@@ -54,15 +54,15 @@ class Version:
     @property
     def _precedence(self) -> tuple[object, ...]:
         """Item 11: a pre-release before its release, numbers before words, fewer identifiers before more."""
-        parts = [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in self.prerelease.split(".") if part]
+        identifiers = self.prerelease.split(".") if self.prerelease else []
+        parts = tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in identifiers)
         return self.major, self.minor, self.patch, self.is_stable, parts
 
 
 def parse_version(text: str, *, field: str = "version") -> Version:
     """The version that a text says; raises InvalidInput for what is none, or is longer than `MAX_VERSION`."""
     found = _VERSION.fullmatch(text) if len(text) <= MAX_VERSION else None
-    numbers = tuple(map(int, found.group(1, 2, 3))) if found else (_MAX_NUMBER + 1,)
-    if found is None or max(numbers) > _MAX_NUMBER:
+    if found is None or max(map(int, found.group(1, 2, 3))) > _MAX_NUMBER:
         hint = "Write it as semver.org says, such as 1.4.0 or 2.0.0-rc.1."
         raise InvalidInput("version_invalid", f"{text[:MAX_VERSION]!r} is no version.", field=field, hint=hint)
-    return Version(*numbers, prerelease=found[4] or "", build=found[5] or "")
+    return Version(int(found[1]), int(found[2]), int(found[3]), found[4] or "", found[5] or "")

@@ -20,10 +20,10 @@ from stemma.rules.syntax import cost, holds_nul
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 # https://github.com/google/cel-spec/blob/master/doc/langdef.md#syntax
-_RESERVED: Final = frozenset(
+_WORDS: Final = (
     "in as break const continue else for function if import let loop package namespace return var void while true"
     " false null bool bytes double duration dyn int list map null_type string timestamp type uint size has all exists"
-    " exists_one map filter".split()
+    " exists_one map filter"
 )
 _CEL_TYPES: Final = {
     Type.NUMBER: cel.Type.DOUBLE,
@@ -79,7 +79,7 @@ class Language:
     def __init__(self, variables: Mapping[str, Type]) -> None:
         """Raises InvalidInput for a name that is none."""
         for name in variables:
-            if not _NAME.fullmatch(name) or name in _RESERVED:
+            if not _NAME.fullmatch(name) or name in _WORDS.split():
                 hint = "Write lower-case letters, digits and `_`, and none of CEL's own words."
                 raise InvalidInput("variable_invalid", f"{name!r} cannot name a variable.", field=name, hint=hint)
         self.variables = dict(variables)

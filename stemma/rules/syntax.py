@@ -48,7 +48,12 @@ _MESSAGES: Final[dict[str, tuple[str, ...]]] = {
 def _message(name: str) -> type[message.Message]:
     """The class of one of the messages above, in a pool of its own."""
     field = descriptor_pb2.FieldDescriptorProto
-    types = {"string": field.TYPE_STRING, "bytes": field.TYPE_BYTES, "int64": field.TYPE_INT64, "double": field.TYPE_DOUBLE}
+    types = {
+        "bytes": field.TYPE_BYTES,
+        "double": field.TYPE_DOUBLE,
+        "int64": field.TYPE_INT64,
+        "string": field.TYPE_STRING,
+    }
     file = descriptor_pb2.FileDescriptorProto(name="stemma/rules.proto", package="stemma.rules", syntax="proto2")
     for title, members in _MESSAGES.items():
         declared = file.message_type.add(name=title)

@@ -1,0 +1,57 @@
+"""Policies are published with their golden cases and found again as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from stemma.access.permissions import Role
+from stemma.access.principal import Principal, local_principal
+from stemma.errors import CheckFailed, Conflict, Forbidden, InvalidInput, NotFound
+from stemma.governance import policies
+from stemma.governance.evaluation import evaluate
+from stemma.ledger.change import Change
+from stemma.registry.model import Published
+from stemma.store.database import Database
+
+
+@pytest.fixture
+def put(database: Database, commit: Callable[[Change[Any]], Any]) -> Callable[[str, str], Published]:
+    def write(policy: str, tests: str) -> Published:
+        result: Published = commit(database.read(lambda c: policies.publish(c, local_principal(), policy, tests)))
+        return result
+
+    return write
+
+
+def test_a_published_policy_is_evaluated_as_it_was_tested(database: Database, put: Any, small: str, cases: str) -> None:
+    published = put(small, cases)
+    put(small.replace("1.0.0", "1.1.0").replace("least: 10", "least: 3"), cases)
+    event = {"type": "Asked", "data": {"amount": 4}}
+    first, newest = (
+        database.read(lambda c, name=name: policies.load(c, name)) for name in (published.reference, "finance.small")
+    )
+    assert evaluate(first, event, {}).verdict == "approve" and evaluate(newest, event, {}).verdict == "deny"
+    assert evaluate(first, event, {}).policy_sha256 == published.sha256
+    assert database.read(lambda c: policies.load(c, "finance.small@1.0.0")) is first
+    (difference,) = database.read(lambda c: policies.diff(c, "finance.small@1.0.0", "finance.small@1"))
+    assert (difference.path, difference.before, difference.after) == ("/policy/parameters/least", 10, 3)
+
+
+def test_what_may_not_be_published_is_not(database: Database, put: Any, small: str, cases: str) -> None:
+    with pytest.raises(CheckFailed):
+        put(small, cases.replace("AL3", "AL1"))
+    with pytest.raises(InvalidInput, match="line 3"):
+        put(small.replace("First version.", '""'), cases)
+    with pytest.raises(NotFound):
+        database.read(lambda c: policies.find(c, "finance.small"))
+    put(small, cases)
+    with pytest.raises(Conflict):
+        put(small.replace("least: 10", "least: 11"), cases)
+    with pytest.raises(Conflict):
+        put(small, cases.replace("little", "another name"))
+    builder = Principal("key:x", Role.BUILDER, frozenset({"decide:*"}))
+    with pytest.raises(Forbidden):
+        database.read(lambda c: policies.publish(c, builder, small, cases))
