@@ -13,6 +13,7 @@ BENCHMARKS = (
     "blind_questions",
     "ledger",
     "redaction",
+    "policy_rules",
     "console_lists",
     "run_launch",
     "map_tiles",

@@ -73,8 +73,10 @@ def test(file: File, as_json: Json = False) -> None:
 def publish(file: File, as_json: Json = False) -> None:
     """Publish a version for good, once its golden cases pass. The same content again changes nothing."""
     from stemma.governance import policies
+    from stemma.governance.checking import check
 
     policy, tests = _read(file)
+    check(policy, tests).publishable()
     settings, database = open_studio()
     with database:
         published = commit(settings, database, lambda c: policies.publish(c, local_principal(), policy, tests))

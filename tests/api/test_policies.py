@@ -63,9 +63,9 @@ def test_a_policy_is_checked_published_and_compared(client: httpx.Client) -> Non
 def test_what_is_wrong_is_told_with_its_place(client: httpx.Client) -> None:
     wrong = texts(("days > days_left", "days > 3"))
     (finding,) = client.post(f"{POLICIES}/validate", json=wrong).json()["findings"]
-    assert (finding["path"], finding["line"], finding["column"]) == ("bundles[0].rules[2].when", 59, 15)
+    assert (finding["path"], finding["line"], finding["column"]) == ("bundles[0].rules[2].when", 64, 15)
     refused = client.post(POLICIES, json=wrong)
-    assert code(refused) == (422, "policy_invalid") and "line 59, column 15" in refused.json()["detail"]
+    assert code(refused) == (422, "policy_invalid") and "line 64, column 15" in refused.json()["detail"]
     failing = texts(("notice_per_day: 2", "notice_per_day: 0"))
     checked = client.post(f"{POLICIES}/validate", json=failing).json()
     assert not checked["valid"] and [case["name"] for case in checked["cases"] if not case["passed"]]
