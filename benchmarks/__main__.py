@@ -13,6 +13,7 @@ BENCHMARKS = (
     "blind_questions",
     "ledger",
     "redaction",
+    "run_launch",
 )
 
 

@@ -61,7 +61,7 @@ class Measure:
 
 @contextlib.contextmanager
 def scratch_studio(name: str) -> Iterator[Studio]:
-    """An empty studio on the server of the settings; its database and files are removed at the end."""
+    """An empty studio on the server of the settings; its databases and files are removed at the end."""
     base = load_settings()
     home = base.home / "bench" / name
     shutil.rmtree(home, ignore_errors=True)
@@ -71,14 +71,18 @@ def scratch_studio(name: str) -> Iterator[Studio]:
     _drop_or_create(owner, database_name, create=True)
     if base.database_url is None:
         _add_pgvector(embedded.superuser_uri(base, database_name))
-    url = urlunsplit(urlsplit(owner)._replace(path=f"/{database_name}"))
+    _drop_or_create(owner, f"{database_name}_dagster", create=True)
+    url, dagster_url = (
+        urlunsplit(urlsplit(owner)._replace(path=f"/{path}")) for path in (database_name, f"{database_name}_dagster")
+    )
+    named = {"database_url": url, "database_owner_url": url, "dagster_database_url": dagster_url}
     try:
         migrations.upgrade(url)
-        settings = base.model_copy(update={"home": home, "database_url": url, "database_owner_url": url})
-        with Database(DatabaseUrls(app=url, owner=url, dagster=url)) as database:
-            yield Studio(settings, database)
+        with Database(DatabaseUrls(app=url, owner=url, dagster=dagster_url)) as database:
+            yield Studio(base.model_copy(update={"home": home, **named}), database)
     finally:
         _drop_or_create(owner, database_name, create=False)
+        _drop_or_create(owner, f"{database_name}_dagster", create=False)
         shutil.rmtree(home, ignore_errors=True)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import yaml
 
+from resources.launcher.request import listens
 from stemma.processes import Service
 from stemma.store.settings import REPOSITORY, Settings
 
@@ -17,7 +18,7 @@ _LOOPBACK = "127.0.0.1"
 
 
 def services(settings: Settings, dagster_environment: Mapping[str, str]) -> list[Service]:
-    """Code server, daemon, webserver and API, in the order in which they start."""
+    """Code server, run template, daemon, webserver and API, in the order in which they start."""
     workspace = str(_write_workspace(settings))
     environment = {**dagster_environment, "PYTHONUNBUFFERED": "1"}
     code_port, web_port, api_port = settings.code_server_port, settings.webserver_port, settings.api_port
@@ -33,6 +34,7 @@ def services(settings: Settings, dagster_environment: Mapping[str, str]) -> list
             setting="STEMMA_CODE_SERVER_PORT",
             cwd=REPOSITORY,
         ),
+        *_run_template(settings, environment),
         Service(
             name="daemon",
             argv=[sys.executable, "-m", "dagster._daemon", "run", "--workspace", workspace],
@@ -59,6 +61,21 @@ def services(settings: Settings, dagster_environment: Mapping[str, str]) -> list
             # It gives its requests ten seconds.
             grace=15.0,
         ),
+    ]
+
+
+def _run_template(settings: Settings, environment: Mapping[str, str]) -> list[Service]:
+    """It listens at once and loads then; where there is none, as on other systems, the code server starts runs."""
+    if sys.platform != "linux":
+        return []
+    return [
+        Service(
+            name="run-template",
+            argv=[sys.executable, "-m", "resources.launcher.template", "definitions", str(settings.dagster_home)],
+            env=environment,
+            ready=lambda: listens(settings.dagster_home),
+            cwd=REPOSITORY,
+        )
     ]
 
 

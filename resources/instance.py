@@ -6,15 +6,17 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Final
 
 import dagster as dg
 import psutil
+import yaml
 from dagster._core.instance.ref import InstanceRef
 
 from stemma.store.database import DatabaseUrls
 from stemma.store.settings import REPOSITORY, Settings
 
-_PROCESS_TAG = "stemma/process"
+PROCESS_TAG: Final = "stemma/process"
 _NO_CAPTURE = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
 
 
@@ -46,10 +48,20 @@ def open_instance(settings: Settings, urls: DatabaseUrls) -> dg.DagsterInstance:
     return dg.DagsterInstance.from_ref(reference)
 
 
+def worker_reference(folder: Path) -> InstanceRef:
+    """What a run's process opens its instance by: the configuration in `folder`, without a look for missing tables.
+
+    That look opens three connections and reads the catalogue; whoever launched the run has had it.
+    """
+    storage = yaml.safe_load((folder / "dagster.yaml").read_text())["storage"]
+    storage["custom"]["config"]["should_autocreate_tables"] = False
+    return InstanceRef.from_dir(str(folder), overrides={"storage": storage})
+
+
 def process_tag() -> dict[str, str]:
-    """The tag by which a run that executes in this process is known to be alive."""
+    """The tag by which a run that executes in this process is found and known to be alive."""
     process = psutil.Process()
-    return {_PROCESS_TAG: f"{process.pid}:{process.create_time():.2f}"}
+    return {PROCESS_TAG: f"{process.pid}:{process.create_time():.2f}"}
 
 
 def fail_interrupted_runs(settings: Settings, urls: DatabaseUrls, *, before: float) -> int:
@@ -64,19 +76,20 @@ def fail_interrupted_runs(settings: Settings, urls: DatabaseUrls, *, before: flo
     )
     with open_instance(settings, urls) as instance:
         for record in instance.get_run_records(unfinished):
-            if record.create_timestamp.timestamp() < before and not _is_alive(
-                record.dagster_run.tags.get(_PROCESS_TAG)
-            ):
+            if record.create_timestamp.timestamp() < before and tagged_process(record.dagster_run) is None:
                 instance.report_run_failed(record.dagster_run, "Its process was killed. Launch the run again.")
                 failed += 1
     return failed
 
 
-def _is_alive(tag: str | None) -> bool:
-    pid, _, created = (tag or "").partition(":")
+def tagged_process(run: dg.DagsterRun) -> psutil.Process | None:
+    """The process on this machine that executes a run, by its tag; None when it is gone or was never told."""
+    pid, _, created = run.tags.get(PROCESS_TAG, "").partition(":")
     if not pid.isdigit():
-        return False
+        return None
     try:
-        return f"{psutil.Process(int(pid)).create_time():.2f}" == created
+        process = psutil.Process(int(pid))
+        is_it = f"{process.create_time():.2f}" == created and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
-        return False
+        return None
+    return process if is_it else None

@@ -176,7 +176,9 @@ def test_a_second_one_on_the_same_home_is_refused(up: Up, stemma: Stemma, monkey
     assert up.first("which socket does the bulb need") == "lamp.md"
 
 
-@pytest.mark.parametrize("name", ["code-server", "daemon", "webserver", "api", "postgres", "supervisor"])
+@pytest.mark.parametrize(
+    "name", ["code-server", "run-template", "daemon", "webserver", "api", "postgres", "supervisor"]
+)
 def test_what_is_killed_comes_back_and_search_goes_on(up: Up, name: str) -> None:
     before, documents = up.pid(name), up.documents()
     assert before is not None
@@ -234,7 +236,7 @@ def test_a_port_in_use_is_told_with_its_setting(
 
 def test_ctrl_c_ends_everything_and_leaves_no_process(up: Up) -> None:
     embedded.release(up.settings)
-    assert len(_belonging_to(up.settings.home)) >= 6
+    assert len(_belonging_to(up.settings.home)) >= 7
     up.interrupt()
     assert up.process.wait(30) == 0, up.log.read_text()
     assert _belonging_to(up.settings.home) == []
