@@ -30,6 +30,7 @@ from api.routers import (
     keys,
     ledger,
     receipts,
+    runs,
     search,
     sessions,
     sources,
@@ -93,6 +94,8 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(jobs.router)
     app.include_router(jobs.streams)
     app.include_router(jobs.aliases)
+    app.include_router(runs.router)
+    app.include_router(runs.streams)
     app.include_router(ledger.router)
     app.include_router(receipts.router)
     app.include_router(keys.router)

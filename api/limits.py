@@ -31,6 +31,7 @@ IN_FLIGHT: Final = {
     "keys": 16,
     "ledger": 16,
     "receipts": 16,
+    "runs": 16,
     "search": 32,
     "sessions": 16,
     "streams": 64,
