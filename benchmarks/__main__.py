@@ -14,6 +14,7 @@ BENCHMARKS = (
     "ledger",
     "redaction",
     "run_launch",
+    "console_lists",
 )
 
 

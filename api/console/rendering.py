@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +35,7 @@ _TONES: Final = {
     "warn": {"pending", "waiting", "stale", "not_running", "quarantined", "cancelled", "withdrawn", "erased"},
     "info": {"queued", "running", "started", "replaced", "building"},
 }
+_UUID: Final = re.compile(r"\b([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 _ASCENDING_SECONDS: Final = ((60, "s"), (3600, "min"), (86400, "h"), (86400 * 365, "d"))
 
 
@@ -154,6 +156,22 @@ def ago(at: datetime, now: datetime) -> str:
     return f"{words} ago" if seconds > 0 else f"in {words}"
 
 
+def left(until: datetime, now: datetime) -> str:
+    """How long there is until a time, in its two largest units, such as `2 d 4 h left`."""
+    hours, minutes = divmod(max(int((until - now).total_seconds()), 0) // 60, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h left"
+    if hours:
+        return f"{hours} h {minutes} min left"
+    return f"{minutes} min left" if minutes else "less than a minute left"
+
+
+def brief(text: str) -> str:
+    """A name with each UUID in it cut to its first part, for lists; the whole belongs into a title beside it."""
+    return _UUID.sub(r"\1…", text)
+
+
 def marked(text: str, spans: Sequence[tuple[int, int]]) -> Markup:
     """A text with its spans marked; they are in order and do not overlap."""
     parts, at = [], 0
@@ -182,6 +200,8 @@ def _make_environment() -> Environment:
         "size": size,
         "duration": duration,
         "ago": ago,
+        "left": left,
+        "brief": brief,
         "utc": utc,
         "marked": marked,
         "number": lambda value: f"{value:,}",

@@ -33,6 +33,7 @@ PERMISSIONS: Final[dict[str, frozenset[Role]]] = {
     "ingest:read": _EVERYONE,
     "ingest:write": _BUILDERS,
     "ledger:read": _EVERYONE,
+    "ledger:verify": _BUILDERS | {Role.REVIEWER},
     "jobs:read": _EVERYONE,
     "jobs:write": _BUILDERS,
     "approvals:read": _EVERYONE,

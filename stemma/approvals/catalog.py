@@ -35,6 +35,7 @@ _DECISIONS = """
 _LIST = f"""
     SELECT * FROM (SELECT {_COLUMNS}, a.position FROM {_APPROVALS}) AS approval
     WHERE position < %(before)s
+        AND (NOT %(settled)s OR state <> 'pending')
         AND (%(state)s::text IS NULL OR state = %(state)s)
         AND (%(kind)s::text IS NULL OR kind = %(kind)s)
         AND (%(subject)s::text IS NULL OR subject = %(subject)s)
@@ -73,10 +74,14 @@ def list_approvals(
     subject: str | None = None,
     requested_by: str | None = None,
     risk: Risk | None = None,
+    settled: bool = False,
     cursor: str | None = None,
     limit: int = 50,
 ) -> Page[ApprovalSummary]:
-    """The newest approvals first, all or those that match; raises InvalidInput(field="cursor")."""
+    """The newest approvals first, all or those that match; `settled` leaves out what is pending.
+
+    Raises InvalidInput(field="cursor").
+    """
     (before,) = decode_cursor("approvals", cursor, int) if cursor else (_NEWEST,)
     rows = (
         connection.cursor(row_factory=dict_row)
@@ -89,6 +94,7 @@ def list_approvals(
                 "subject": subject,
                 "requested_by": requested_by,
                 "risk": risk,
+                "settled": settled,
                 "limit": limit + 1,
             },
         )

@@ -86,6 +86,24 @@ def newest_receipt(connection: Connection, asset: str, partition: str | None = N
     return read_receipt(connection, rows[0][1])
 
 
+def list_partitions(connection: Connection, asset: str, *, cursor: str | None = None, limit: int = 50) -> Page[Receipt]:
+    """The newest receipt of each partition of an asset, by the partitions' names; none of an unpartitioned one.
+
+    Raises InvalidInput(field="cursor").
+    """
+    listing = f"partitions:{asset}"
+    (after,) = decode_cursor(listing, cursor, str) if cursor else ("",)
+    rows = connection.execute(
+        """
+        SELECT DISTINCT ON (partition) id FROM receipts
+        WHERE asset = %(asset)s AND partition > %(after)s ORDER BY partition, seq DESC LIMIT %(limit)s
+        """,
+        {"asset": asset, "after": after, "limit": limit + 1},
+    ).fetchall()
+    found = sorted(_read_all(connection, [row[0] for row in rows]), key=lambda receipt: receipt.partition or "")
+    return cut_page(found, limit, lambda last: encode_cursor(listing, last.partition or ""))
+
+
 @dataclass(frozen=True, slots=True)
 class AssetFreshness:
     """An asset by its newest receipt, and of how many partitions it has any; an unpartitioned one counts none."""

@@ -21,12 +21,17 @@ from stemma.access import sessions
 from stemma.access.authentication import recognise
 from stemma.access.keys import IssuedKey
 from stemma.access.permissions import Role
+from stemma.access.principal import Principal
 from stemma.access.sessions import OpenedSession
+from stemma.approvals.decisions import decide
+from stemma.approvals.model import Approval, Risk, Verdict
+from stemma.approvals.requests import Proposal, request
 from stemma.knowledge import sources
 from stemma.ledger.journal import run_failed
 from stemma.ledger.receipts import Input, sync
 from stemma.ledger.service import Ledger
 from stemma.store.database import Database, DatabaseUrls
+from stemma.store.outputs import Artifact
 from stemma.store.settings import Settings
 
 FLAGS = [
@@ -49,6 +54,7 @@ class Stock:
     document_id: int
     run_id: str
     receipt_id: str
+    approvals: dict[str, Approval]
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,25 @@ PAGES = (
     Page("search-hits", lambda stock: "/search?q=index+a+vector+column", "Vector search"),
     Page("search-nothing", lambda stock: "/search?q=zzxqj&mode=lexical", "Nothing was found"),
     Page("document", lambda stock: f"/search/documents/{stock.document_id}?start=20&end=60", "hnsw.md"),
+    Page("approvals", lambda stock: "/approvals", "policy/refunds"),
+    Page("approvals-denied", lambda stock: "/approvals?state=denied", "site/imprint"),
+    Page("approvals-none", lambda stock: "/approvals?state=withdrawn", "None withdrawn"),
+    Page("approval", lambda stock: f"/approvals/{stock.approvals['waiting'].id}", "Refunds of up to 100"),
+    Page("approval-own", lambda stock: f"/approvals/{stock.approvals['own'].id}", "may not decide it"),
+    Page("approval-denied", lambda stock: f"/approvals/{stock.approvals['denied'].id}", "The address is missing."),
+    Page("approval-approve", lambda stock: _step(stock, "approve"), "Approve this?"),
+    Page("approval-deny", lambda stock: _step(stock, "deny"), "Deny this?"),
+    Page("approval-withdraw", lambda stock: _step(stock, "withdraw"), "Withdraw this request?"),
+    Page("historian", lambda stock: "/historian", "run.failed"),
+    Page("historian-filtered", lambda stock: "/historian?kind=run.&since=2026-01-01T00:00", "run/0d6c-failed"),
+    Page("historian-nothing", lambda stock: "/historian?actor=nobody", "Nothing fits"),
+    Page("receipts", lambda stock: "/receipts", "knowledge/embeddings"),
+    Page("receipts-of-a-run", lambda stock: f"/receipts?run={stock.run_id}", "schedule:nightly"),
+    Page("receipt", lambda stock: "/receipts/knowledge/search_index", "handbook.md"),
+    Page("receipt-partition", lambda stock: "/receipts/knowledge/chunks?partition=inbox", "made/knowledge/chunks"),
+    Page("ledger", lambda stock: "/ledger", "Verify now"),
+    Page("ledger-chain", lambda stock: "/ledger/receipts", "asset.materialized"),
+    Page("ledger-entry", lambda stock: "/ledger/receipts/2", "the signed root"),
     Page("keys", lambda stock: "/keys", "ingest:read"),
     Page("key-new", lambda stock: "/keys/new", "signed requests only"),
     Page("key-rotate", lambda stock: f"/keys/{stock.key_id}/rotate", "refused at once"),
@@ -74,6 +99,11 @@ PAGES = (
     Page("sign-in-link", lambda stock: "/sign-in/stl_none", "uses nothing up"),
 )
 """Every family of the navigation, and every page with an address of its own."""
+
+
+def _step(stock: Stock, step: str) -> str:
+    waiting = stock.approvals["waiting"]
+    return f"/approvals/{waiting.id}/{step}?seen={waiting.etag}"
 
 
 @dataclass(frozen=True)
@@ -139,6 +169,7 @@ def _stock(settings: Settings, database: Database, issued: IssuedKey, new_materi
     now = datetime.now(UTC)
     made, run_id = [], "5b2f9c1e-demo-run"
     before: tuple[Input, ...] = ()
+    read = (Artifact("inbox/handbook.md", "text/markdown", "6f" * 32, 18_240),)
     for number, (asset, partition) in enumerate(
         (
             ("knowledge/documents", "inbox"),
@@ -159,6 +190,7 @@ def _stock(settings: Settings, database: Database, issued: IssuedKey, new_materi
                 started_at=at,
                 seconds=1.5 * number + 0.04,
                 inputs=before,
+                sources=read if asset == "knowledge/documents" else (),
                 data_version=data_version,
             )
         )
@@ -173,7 +205,36 @@ def _stock(settings: Settings, database: Database, issued: IssuedKey, new_materi
         ledger.append([failed]).result(20)
     with database.snapshot() as connection:
         (document_id,) = connection.execute("SELECT id FROM documents WHERE uri = 'hnsw.md'").fetchone() or (0,)
-    return Stock(str(issued.api_key.id), document_id, run_id, str(made[-1].receipt))
+    return Stock(
+        str(issued.api_key.id),
+        document_id,
+        run_id,
+        str(made[-1].receipt),
+        _ask_for_approvals(settings, database, recognise(database, settings, issued.key).principal),
+    )
+
+
+def _ask_for_approvals(settings: Settings, database: Database, owner: Principal) -> dict[str, Approval]:
+    builder = Principal("key:5b0f8c1e-8d8c-4d1c-9a5b-0f2a6f2a7c11", Role.BUILDER, frozenset({"approvals:*"}))
+    diff = "@@ limits @@\n currency: EUR\n-refund_without_call: 50\n+refund_without_call: 100"
+    why = "Refunds of up to 100 need no call any more: in March 94 % of them were granted anyway."
+    asked = {
+        "waiting": (builder, Proposal("policy", "policy/refunds", b"limit: 100", why, "text/yaml", diff, Risk.HIGH)),
+        "own": (owner, Proposal("publish", "site/press-kit", b"<h1>", "The kit is complete.", second_person=True)),
+        "denied": (builder, Proposal("publish", "site/imprint", b"<p>", "It is needed by law.", risk=Risk.LOW)),
+    }
+    approvals = {}
+    with Ledger(database.urls, settings) as ledger:
+        for name, (who, proposal) in asked.items():
+            change = database.read(lambda connection, who=who, proposal=proposal: request(connection, who, proposal))
+            approvals[name] = ledger.commit(change).result(20)
+        denied = approvals["denied"]
+        seen, reason = frozenset({denied.etag}), "The address is missing."
+        change = database.read(
+            lambda connection: decide(connection, owner, denied.id, Verdict.DENY, reason=reason, seen=seen)
+        )
+        approvals["denied"] = ledger.commit(change).result(20)
+    return approvals
 
 
 @pytest.fixture(scope="module")
