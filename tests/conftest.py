@@ -11,11 +11,13 @@ import contextlib
 import itertools
 import os
 import shutil
+import socket
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -35,6 +37,7 @@ from api.server import Server, listen
 from stemma.access.keys import IssuedKey, NewKey, create_key
 from stemma.access.permissions import SCOPES, Role
 from stemma.access.principal import local_principal
+from stemma.errors import CheckFailed
 from stemma.knowledge import sources
 from stemma.knowledge.chunking import Chunker
 from stemma.knowledge.chunks import sync_chunks
@@ -415,6 +418,95 @@ def serve(issue_key: Callable[..., IssuedKey]) -> Serve:
             yield client
 
     return serving
+
+
+@pytest.fixture(scope="session")
+def serve_dagster(wait_until: Callable[..., None]) -> Callable[[Any], AbstractContextManager[int]]:
+    """Serve Dagster's own GraphQL over an instance, on a free loopback port, for the length of a block."""
+
+    @contextlib.contextmanager
+    def serving(instance: Any) -> Iterator[int]:
+        from dagster._core.workspace.context import WorkspaceProcessContext
+        from dagster._core.workspace.load_target import EmptyWorkspaceTarget
+        from dagster_webserver.webserver import DagsterWebserver
+
+        with WorkspaceProcessContext(instance, EmptyWorkspaceTarget()) as context, socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            app = DagsterWebserver(context).create_asgi_app()
+            server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+            thread.start()
+            try:
+                wait_until(lambda: server.started or not thread.is_alive())
+                yield listener.getsockname()[1]
+            finally:
+                server.should_exit = True
+                thread.join()
+
+    return serving
+
+
+@dataclass(frozen=True)
+class SomeRuns:
+    """Runs of two small assets: one that made them, one that changed them by another text, one that failed."""
+
+    first: str
+    second: str
+    failed: str
+
+
+@pytest.fixture(scope="session")
+def execute_runs() -> Callable[[Any, Database, Settings], SomeRuns]:
+    """Execute them for real, with their checks and log lines, and write their receipts."""
+
+    def execute(instance: Any, database: Database, settings: Settings) -> SomeRuns:
+        import dagster as dg
+
+        from assets.product import product
+        from resources.materializations import issue_receipts
+        from stemma.runs.model import ACTOR_TAG
+        from stemma.store.files import FileStore
+
+        text = "A lamp takes a bulb.\n"
+
+        @product(key=["handbook", "text"], code_version="3", kinds={"python"}, description="A text")
+        def handbook(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+            context.log.info("read the handbook of ada@example.org")
+            FileStore(settings.home / "files").write("handbook/text.txt", text.encode())
+            facts = {"lines": text.count("\n"), "share": 0.25, "pages": 7}
+            return dg.MaterializeResult(data_version=dg.DataVersion(f"v{len(text)}"), metadata=facts)
+
+        @product(
+            key=["handbook", "words"],
+            code_version="1",
+            kinds={"python"},
+            description="Its words",
+            deps=[handbook],
+            check_specs=[dg.AssetCheckSpec("words_are_there", asset=["handbook", "words"])],
+        )
+        def words(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+            if "broken" in text:
+                raise CheckFailed("words_missing", "The text of ada@example.org has no words.")
+            context.log.warning("a word is long")
+            FileStore(settings.home / "files").write("handbook/words.txt", b"words")
+            checked = dg.AssetCheckResult(passed=True, description="All of them.")
+            return dg.MaterializeResult(
+                data_version=dg.DataVersion("same"), metadata={"words": 5}, check_results=[checked]
+            )
+
+        def run() -> str:
+            tags = {ACTOR_TAG: "schedule:nightly"}
+            made = dg.materialize([handbook, words], instance=instance, tags=tags, raise_on_error=False)
+            issue_receipts(instance, database, settings)
+            return made.run_id
+
+        first = run()
+        text += "And a second line.\n"
+        second = run()
+        text = "broken"
+        return SomeRuns(first, second, run())
+
+    return execute
 
 
 @pytest.fixture(scope="session")
