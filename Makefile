@@ -7,7 +7,7 @@ READY := $(VENV)/.installed
 BENCH_READY := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test check format vendor bench clean
+.PHONY: help setup demo up down browser test check format vendor bench clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -35,7 +35,11 @@ up: $(READY) ## Serve the API, the Dagster UI, sensors and schedules until Ctrl-
 down: $(READY) ## Stop the embedded Postgres
 	@$(BIN)/stemma down
 
+browser: $(READY) ## Find Chromium or install it
+	@$(BIN)/stemma browser install
+
 test: $(READY) ## Run the tests
+	@$(BIN)/stemma browser install || echo "The tests that need a browser are skipped."
 	@$(BIN)/python -m pytest
 
 check: $(READY) ## Lint, types, import rules and definitions

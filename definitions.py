@@ -10,6 +10,7 @@ import dagster as dg
 from assets import knowledge, knowledge_checks
 from assets.job_runs import claiming_in_process
 from assets.jobs import KIND_JOBS, knowledge_refresh
+from resources.browser import BrowserResource
 from resources.progress import ProgressLog
 from resources.store import StoreResource
 from schedules.knowledge import reread_sources
@@ -18,12 +19,13 @@ from sensors.automation import automation
 from sensors.jobs import jobs_cancelled, jobs_done, jobs_failed, jobs_lost, jobs_waiting
 from sensors.journal import failed_runs
 from sensors.knowledge import inbox
+from sensors.notify import notify
 from sensors.receipts import receipts
 
 
 def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
     """The asset graph with its checks, jobs, sensors and schedules; tests and the command line swap resources."""
-    resources: dict[str, Any] = {"store": StoreResource(), "progress": ProgressLog()}
+    resources: dict[str, Any] = {"store": StoreResource(), "progress": ProgressLog(), "browser": BrowserResource()}
     return dg.Definitions(
         assets=dg.load_assets_from_modules([knowledge]),
         asset_checks=dg.load_asset_checks_from_modules([knowledge_checks]),
@@ -33,6 +35,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             approvals,
             receipts,
             failed_runs,
+            notify,
             automation,
             jobs_waiting,
             jobs_lost,

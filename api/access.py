@@ -1,7 +1,7 @@
 """Who may use a route: `Authentication` finds out who sent a request, `allow` asks for the permission it takes.
 
-Every path but those in `PUBLIC` takes a known key, or a session that one was traded for, before anything else is looked
-at; what a key may do is the business of `stemma.access`.
+Every path but those in `PUBLIC` and `PUBLIC_BELOW` takes a known key, or a session that one was traded for, before
+anything else is looked at; what a key may do is the business of `stemma.access`.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any, Final
 from uuid import UUID
 
 import structlog
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import iter_route_contexts
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.limits import InFlight, Rates, TooManyRequests
-from api.middleware import refuse
 from api.problems import error_response
 from api.sessions import require_own_page, session_cookie, to_sign_in, wants_page
 from stemma.access.authentication import authenticate
@@ -35,7 +35,10 @@ from stemma.errors import Forbidden, InvalidInput, StemmaError, Unauthenticated
 from stemma.store.settings import Settings
 
 PUBLIC: Final = frozenset({"/healthz", "/readyz", "/openapi.json", "/sign-in"})
-PUBLIC_BELOW: Final = ("/sign-in/", "/static/", "/files/")
+SIGNED: Final = "/api/v1/webhooks/"
+"""What begins like this asks for no key: its routes verify the signature of a webhook source."""
+
+PUBLIC_BELOW: Final = ("/sign-in/", "/static/", "/files/", SIGNED)
 
 SCHEDULER_PATHS: Final = re.compile(r"(/api/v1)?/jobs/[^/]+/run")
 """Where outside schedulers start jobs, by the internal token; a key is not taken there."""
@@ -69,7 +72,7 @@ class Authentication:
             scope["state"]["principal"] = _simulated(caller.principal, scope)
             scope["state"]["session"] = caller.session
         except StemmaError as error:
-            await refuse(_refusal(scope, rated(scope, error)), scope, receive, send)
+            await _refusal(scope, rated(scope, error))(scope, receive, send)
             return
         if caller.digest is not None:
             receive = _compared(receive, caller.digest)
@@ -169,19 +172,21 @@ class Rule:
 
     With `own`, the name of a path parameter that holds a key's id, a key needs no permission for itself; with
     `scheduler`, the outside scheduler calls, and no key does. As a dependency it gives the principal, counts the
-    request and holds a place among those in flight.
+    request and holds a place among those in flight; `counted` names what it counts as, where that is not the
+    permission's capability.
     """
 
     permission: str | None
     own: str | None = None
     scheduler: bool = False
+    counted: str | None = None
 
-    async def __call__(self, request: Request) -> AsyncIterator[Principal]:
+    async def __call__(self, request: HTTPConnection) -> AsyncIterator[Principal]:
         settings: Settings = request.app.state.settings
         rates: Rates = request.app.state.rates
         in_flight: InFlight = request.app.state.in_flight
         principal: Principal = request.state.principal
-        capability = self.permission.partition(":")[0] if self.permission else "keys"
+        capability = self.counted or (self.permission.partition(":")[0] if self.permission else "keys")
         rates.take(settings.api_requests_per_minute, f"requests to {capability}", principal.actor)
         if self.permission is not None and not self._is_own(request, principal):
             try:
@@ -192,22 +197,24 @@ class Rule:
         with in_flight.slot(settings.api_requests_in_flight, capability, principal.actor):
             yield principal
 
-    def _is_own(self, request: Request, principal: Principal) -> bool:
+    def _is_own(self, request: HTTPConnection, principal: Principal) -> bool:
         try:
             return self.own is not None and UUID(request.path_params[self.own]) == principal.key_id
         except ValueError:
             return False
 
 
-def allow(permission: str | None, *, own: str | None = None, scheduler: bool = False) -> Any:
+def allow(
+    permission: str | None, *, own: str | None = None, scheduler: bool = False, counted: str | None = None
+) -> Any:
     """What a route declares to take a permission of `stemma.access.permissions`; gives the principal.
 
-    With None it takes any known key; for `own` and `scheduler` see `Rule`. The route answers Forbidden to whoever may
+    With None it takes any known key; for the others see `Rule`. The route answers Forbidden to whoever may
     not, and TooManyRequests over the limits of the key.
     """
     if permission is not None and permission not in PERMISSIONS:
         raise ValueError(f"{permission} is not in the table of permissions")
-    return Depends(Rule(permission, own, scheduler))
+    return Depends(Rule(permission, own, scheduler, counted))
 
 
 def rules(app: FastAPI) -> Iterator[tuple[str, frozenset[str], Rule | None]]:

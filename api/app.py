@@ -8,12 +8,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from importlib.metadata import version
-from typing import Final
 
 from fastapi import FastAPI
 
-from api import console, idempotency, openapi, problems
-from api.access import Authentication
+from api import console, dagster_proxy, idempotency, openapi, problems
+from api.access import SIGNED, Authentication
 from api.bodies import JsonGuard
 from api.launches import Launches
 from api.limits import InFlight, Rates
@@ -29,12 +28,14 @@ from api.routers import (
     jobs,
     keys,
     ledger,
+    notifications,
     receipts,
     runs,
     search,
     sessions,
     sources,
     subjects,
+    webhooks,
 )
 from api.sessions import UPLOAD
 from api.streams import Streams
@@ -51,8 +52,6 @@ Search in everything the studio has read, upload documents, and open what a cita
 Every request bears an API key (`Authorization: Bearer stm_…`), is signed by RFC 9421, or belongs to a session.
 Errors are RFC 9457 problem details with a stable `code`. Lists come in pages `{data, next_cursor}`.
 """
-DAGSTER: Final = "/dagster"
-"""Below it another program's pages are served, which keep their own policy."""
 _MULTIPART_OVERHEAD = 1 << 16
 
 
@@ -104,6 +103,9 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(sessions.router)
     app.include_router(sessions.pages)
     app.include_router(subjects.router)
+    app.include_router(notifications.router)
+    app.include_router(webhooks.router)
+    app.include_router(dagster_proxy.router)
     console.install(app)
     # The one added last sees a request first.
     larger = {
@@ -111,12 +113,13 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
         UPLOAD: settings.max_document_bytes + _MULTIPART_OVERHEAD,
         f"{API}{approvals.PATH}": approvals.MAX_BODY_BYTES,
     }
-    app.add_middleware(JsonGuard)
+    app.add_middleware(JsonGuard, unread=SIGNED)
     app.add_middleware(Authentication)
     app.add_middleware(BodyLimit, larger=larger)
     app.add_middleware(TextGuard)
     app.add_middleware(LoopbackOnly)
-    app.add_middleware(SecurityHeaders, apart=(DAGSTER,))
+    # Dagster's pages keep its own policy.
+    app.add_middleware(SecurityHeaders, apart=(dagster_proxy.PATH,))
     app.add_middleware(RequestLog)
     return app
 
@@ -146,5 +149,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with (
             Launches(settings) as app.state.launches,
             Streams(database.urls.app, feed.CHANNEL, model.CHANNEL) as app.state.streams,
+            dagster_proxy.opened(settings) as app.state.webservers,
         ):
             yield

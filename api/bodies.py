@@ -38,13 +38,18 @@ class RequestBody(BaseModel):
 
 
 class JsonGuard:
-    """Refuses JSON bodies that `check_json` refuses; the others reach the route as they came."""
+    """Refuses JSON bodies that `check_json` refuses; the others reach the route as they came.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Routes under `unread` verify a body before they have it looked through.
+    """
+
+    def __init__(self, app: ASGIApp, *, unread: str) -> None:
         self.app = app
+        self.unread = unread
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not _is_json(Headers(scope=scope).get("content-type")):
+        looked_through = scope["type"] == "http" and not scope["path"].startswith(self.unread)
+        if not looked_through or not _is_json(Headers(scope=scope).get("content-type")):
             await self.app(scope, receive, send)
             return
         try:

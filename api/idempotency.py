@@ -7,6 +7,7 @@ permission before: what was kept is shown to nobody who may not do it any more.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -129,8 +130,14 @@ async def once(
     if key is None:
         yield Once(None)
         return
-    keyed = await _keyed(request, key)
-    running: Running = request.app.state.running
+    async with once_for(request.app, database, await _keyed(request, key)) as commits:
+        yield commits
+
+
+@contextlib.asynccontextmanager
+async def once_for(app: FastAPI, database: Database, keyed: KeyedRequest) -> AsyncIterator[Once]:
+    """The same for a request that is known by something else than its Idempotency-Key."""
+    running: Running = app.state.running
     running.begin(keyed)
     try:
         await _replay(database, keyed)

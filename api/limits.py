@@ -25,11 +25,14 @@ IN_FLIGHT: Final = {
     "approvals": 32,
     "audit": 8,
     "console": 32,
+    "dagster": 64,
+    "dagster_websockets": 64,
     "documents": 32,
     "files": 32,
     "jobs": 64,
     "keys": 16,
     "ledger": 16,
+    "notifications": 8,
     "receipts": 16,
     "runs": 16,
     "search": 32,
@@ -37,6 +40,7 @@ IN_FLIGHT: Final = {
     "streams": 64,
     "subjects": 2,
     "uploads": 4,
+    "webhooks": 16,
 }
 
 

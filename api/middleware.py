@@ -17,7 +17,6 @@ from urllib.parse import unquote_to_bytes, urlsplit
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.problems import error_response, problem_response, unexpected_response
@@ -53,16 +52,14 @@ class RequestLog:
             return
         request_id = _request_id(Headers(scope=scope).get("x-request-id"))
         scope.setdefault("state", {})["request_id"] = request_id
-        if scope["type"] == "websocket":
-            with structlog.contextvars.bound_contextvars(request_id=request_id):
-                await self.app(scope, receive, send)
-            return
         started = time.perf_counter()
         status = 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
+            if message["type"] == "websocket.accept":
+                status = 101
+            elif message["type"] in ("http.response.start", "websocket.http.response.start"):
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request_id
@@ -74,7 +71,7 @@ class RequestLog:
             try:
                 await self.app(scope, receive, send_with_id)
             except Exception:
-                _log.exception("unexpected error", method=scope["method"], route=_route(scope))
+                _log.exception("unexpected error", method=_method(scope), route=_route(scope))
                 if status:
                     raise
                 await unexpected_response(scope)(scope, receive, send_with_id)
@@ -83,7 +80,7 @@ class RequestLog:
                 duration_ms = round((time.perf_counter() - started) * 1000, 1)
                 log(
                     "request",
-                    method=scope["method"],
+                    method=_method(scope),
                     route=_route(scope),
                     status=status,
                     duration_ms=duration_ms,
@@ -92,6 +89,11 @@ class RequestLog:
 
 def _request_id(given: str | None) -> str:
     return given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _method(scope: Scope) -> str:
+    """A websocket has none in its scope; it is opened by GET."""
+    return str(scope.get("method", "GET"))
 
 
 def _route(scope: Scope) -> str | None:
@@ -110,7 +112,7 @@ class SecurityHeaders:
         self.apart = tuple(apart)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or _below(scope["path"], self.apart):
+        if scope["type"] != "http" or is_below(scope["path"], self.apart):
             await self.app(scope, receive, send)
             return
 
@@ -125,7 +127,8 @@ class SecurityHeaders:
         await self.app(scope, receive, send_with_policy)
 
 
-def _below(path: str, prefixes: Sequence[str]) -> bool:
+def is_below(path: str, prefixes: Sequence[str]) -> bool:
+    """Whether a path is one of these or stands below one."""
     return any(path == prefix or path.startswith(f"{prefix}/") for prefix in prefixes)
 
 
@@ -165,14 +168,6 @@ class LoopbackOnly:
         else:
             await self.app(scope, receive, send)
             return
-        await refuse(response, scope, receive, send)
-
-
-async def refuse(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with this; a WebSocket is closed before it is accepted, which its client sees as 403."""
-    if scope["type"] == "websocket":
-        await send({"type": "websocket.close", "code": 1008})
-    else:
         await response(scope, receive, send)
 
 
@@ -215,7 +210,7 @@ class TextGuard:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
+        if scope["type"] != "lifespan":
             try:
                 for part, raw in (("path", scope["raw_path"]), ("query", scope["query_string"])):
                     _check_text(part, unquote_to_bytes(raw))

@@ -17,6 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app, require_loopback
+from api.dagster_proxy import LARGEST_MESSAGE
 from stemma.errors import Unavailable
 from stemma.store.database import Database
 from stemma.store.logs import configure_logging
@@ -45,7 +46,8 @@ def serve(settings: Settings) -> None:
             lifespan="on",
             proxy_headers=False,
             server_header=False,
-            ws="none",
+            ws="websockets-sansio",
+            ws_max_size=LARGEST_MESSAGE,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
         host, port = listener.getsockname()[:2]

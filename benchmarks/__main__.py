@@ -13,8 +13,8 @@ BENCHMARKS = (
     "blind_questions",
     "ledger",
     "redaction",
-    "run_launch",
     "console_lists",
+    "run_launch",
 )
 
 

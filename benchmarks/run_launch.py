@@ -28,6 +28,7 @@ from cli.services import services
 from resources.instance import PROCESS_TAG, prepare
 from stemma.processes import Service
 from stemma.store.settings import Settings
+from stemma.store.webserver import client
 
 ROUNDS = 25
 SECONDS = 1.5
@@ -50,13 +51,12 @@ mutation ($job: String!) {
 class Served:
     """A served studio: where runs are launched, and the database that tells how they stand."""
 
-    url: str
     database: psycopg.Connection[Any]
     client: httpx.Client
 
     def launch(self, job: str) -> str:
         """POST a run; returns its id."""
-        answer = self.client.post(self.url, json={"query": _LAUNCH, "variables": {"job": job}}).json()
+        answer = self.client.post("/graphql", json={"query": _LAUNCH, "variables": {"job": job}}).json()
         return str(answer["data"]["launchRun"]["run"]["runId"])
 
     def wait(self, run_id: str, status: str) -> None:
@@ -125,8 +125,7 @@ def _kill_a_run(served: Served) -> float:
 @contextlib.contextmanager
 def _served(name: str, *, warm: bool = True) -> Iterator[Served]:
     with scratch_studio(f"launch_{name}") as studio, contextlib.ExitStack() as stack:
-        ports = dict(zip(("code_server_port", "webserver_port"), _free_ports(2), strict=True))
-        settings = studio.settings.model_copy(update=ports)
+        settings = studio.settings.model_copy(update={"code_server_port": _free_port()})
         urls = studio.database.urls
         environment = prepare(settings, urls) | {
             "STEMMA_DATABASE_URL": urls.app,
@@ -139,18 +138,14 @@ def _served(name: str, *, warm: bool = True) -> Iterator[Served]:
             if service.name in wanted:
                 _start(service, settings, stack)
         connection = psycopg.connect(urls.dagster, autocommit=True)
-        client = httpx.Client(timeout=_PATIENCE, trust_env=False)
         stack.enter_context(connection)
-        stack.enter_context(client)
-        yield Served(f"{settings.webserver_url}/graphql", connection, client)
+        yield Served(connection, stack.enter_context(client(settings, timeout=_PATIENCE)))
 
 
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _configure(settings: Settings, *, warm: bool) -> None:

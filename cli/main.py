@@ -19,6 +19,7 @@ from typer.exceptions import TyperException
 
 from cli import (
     approvals,
+    browser,
     database,
     files,
     graph,
@@ -27,10 +28,12 @@ from cli import (
     keys,
     knowledge,
     ledger,
+    notify,
     personal,
     receipt,
     serve,
     sessions,
+    webhooks,
 )
 from cli.output import err, print_error
 from stemma.errors import InvalidInput, StemmaError, Unavailable
@@ -55,10 +58,13 @@ ledger.add_commands(app)
 personal.add_commands(app)
 sessions.add_commands(app)
 app.add_typer(approvals.app, name="approvals")
+app.add_typer(browser.app, name="browser")
 app.add_typer(files.app, name="files")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="keys")
 app.add_typer(receipt.app, name="receipt")
+app.add_typer(notify.app, name="notify")
+app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(database.app, name="db")
 
 _INTERRUPTED = 130

@@ -56,7 +56,7 @@ def up() -> None:
         _record(settings, urls, "studio.started", {"version": version("stemma-studio")})
         say(f"\n  API         {settings.api_url}/api/v1/search?q=vector+index")
         say(f"  API schema  {settings.api_url}/openapi.json")
-        say(f"  Dagster UI  {settings.webserver_url}/")
+        say(f"  Dagster UI  {settings.api_url}/dagster")
         say(f"  Inbox       {settings.inbox}  (files dropped here become searchable)")
         say(f"  Logs        {settings.home / 'logs'}")
         if first:

@@ -13,17 +13,18 @@ import yaml
 from resources.launcher.request import listens
 from stemma.processes import Service
 from stemma.store.settings import REPOSITORY, Settings
+from stemma.store.webserver import Webserver, client
 
 _LOOPBACK = "127.0.0.1"
 
 
 def services(settings: Settings, dagster_environment: Mapping[str, str]) -> list[Service]:
-    """Code server, run template, daemon, webserver and API, in the order in which they start."""
+    """Code server, run template, daemon, API and both webservers, in the order in which they start."""
     workspace = str(_write_workspace(settings))
     environment = {**dagster_environment, "PYTHONUNBUFFERED": "1"}
-    code_port, web_port, api_port = settings.code_server_port, settings.webserver_port, settings.api_port
+    code_port, api_port = settings.code_server_port, settings.api_port
+    api_url = f"http://{_LOOPBACK}:{api_port}"
     code_server = ["dagster", "api", "grpc", "--module-name", "definitions", "--location-name", "stemma"]
-    webserver = ["dagster_webserver", "--workspace", workspace, "--host", _LOOPBACK, "--port", str(web_port)]
     return [
         Service(
             name="code-server",
@@ -42,25 +43,18 @@ def services(settings: Settings, dagster_environment: Mapping[str, str]) -> list
             cwd=REPOSITORY,
         ),
         Service(
-            name="webserver",
-            argv=[sys.executable, "-m", *webserver],
-            env=environment,
-            ready=lambda: _answers(f"{settings.webserver_url}/server_info"),
-            port=web_port,
-            setting="STEMMA_WEBSERVER_PORT",
-            cwd=REPOSITORY,
-        ),
-        Service(
             name="api",
             argv=[sys.executable, "-m", "api"],
             env=environment,
-            ready=lambda: _answers(f"http://{_LOOPBACK}:{api_port}/healthz"),
+            ready=lambda: _answers(httpx.Client(base_url=api_url, trust_env=False), "/healthz"),
             port=api_port,
             setting="STEMMA_API_PORT",
             cwd=REPOSITORY,
             # It gives its requests ten seconds.
             grace=15.0,
         ),
+        # Last, since the console answers without them.
+        *(_webserver(settings, each, workspace, environment) for each in Webserver),
     ]
 
 
@@ -79,6 +73,16 @@ def _run_template(settings: Settings, environment: Mapping[str, str]) -> list[Se
     ]
 
 
+def _webserver(settings: Settings, webserver: Webserver, workspace: str, environment: Mapping[str, str]) -> Service:
+    return Service(
+        name=webserver,
+        argv=[sys.executable, "-m", "cli.webserver", webserver, workspace],
+        env=environment,
+        ready=lambda: _answers(client(settings, webserver), "/server_info"),
+        cwd=REPOSITORY,
+    )
+
+
 def _write_workspace(settings: Settings) -> Path:
     path = settings.home / "up" / "workspace.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,8 +96,9 @@ def _accepts(port: int) -> bool:
         return True
 
 
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=2.0, trust_env=False).status_code < 500
-    except httpx.HTTPError:
-        return False
+def _answers(server: httpx.Client, path: str) -> bool:
+    with server:
+        try:
+            return server.get(path, timeout=2.0).status_code < 500
+        except httpx.HTTPError:
+            return False

@@ -1,9 +1,12 @@
-"""Telling the Historian of runs that failed, wherever they were started."""
+"""Telling the Historian, and who subscribed to it, of runs that failed, wherever they were started."""
 
 import dagster as dg
 
+from stemma.ledger.entries import NewEntry
 from stemma.ledger.journal import run_failed
 from stemma.ledger.service import Ledger
+from stemma.notify.messages import Message
+from stemma.notify.outbox import enqueue
 from stemma.store.database import resolve_urls
 from stemma.store.settings import load_settings
 
@@ -29,4 +32,9 @@ def failed_runs(context: dg.RunFailureSensorContext) -> None:
         reason=context.failure_event.message or "",
     )
     with Ledger(resolve_urls(settings), settings) as ledger:
-        ledger.append([entry]).result()
+        ledger.append([entry], [enqueue(_news(run.job_name, entry))]).result()
+
+
+def _news(job: str, entry: NewEntry) -> Message:
+    data = {"run": entry.subject, **entry.data}
+    return Message(entry.kind, f"Run failed: {job}", str(entry.data["reason"]), data, id=entry.id)

@@ -19,7 +19,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from psycopg.conninfo import conninfo_to_dict
 
-from stemma import processes
+from stemma import browser, processes
 from stemma.errors import StemmaError, Unavailable
 from stemma.store import migrations
 from stemma.store.backup import STAGING
@@ -61,6 +61,7 @@ def examine(settings: Settings) -> list[Finding]:
         ("database", _databases),
         ("ports", _ports),
         ("embedding model", _model),
+        ("browser", _browser),
     ]
     found: list[Finding] = []
     for name, check in checks:
@@ -138,7 +139,7 @@ def _cpu(settings: Settings) -> Iterator[Finding]:
 def _ports(settings: Settings) -> Iterator[Finding]:
     tree = processes.running(settings.home)
     ours = {service.port for service in tree.services} if tree else set()
-    for name in ("api_port", "webserver_port", "code_server_port"):
+    for name in ("api_port", "code_server_port"):
         port = int(getattr(settings, name))
         setting = f"STEMMA_{name.upper()}"
         if port in ours:
@@ -158,6 +159,15 @@ def _model(settings: Settings) -> Iterator[Finding]:
     spec = load_model(settings).spec
     what = f"{spec.name}: {spec.dimensions} dimensions, {spec.precision}, weights {spec.weights_sha256[:12]}."
     yield Finding("embedding model", "ok", what)
+
+
+def _browser(settings: Settings) -> Iterator[Finding]:
+    try:
+        path = browser.find(settings)
+        yield Finding("browser", "ok", f"{browser.version(path)}: {path}.")
+    except Unavailable as error:
+        # Nothing but pictures, PDFs and the tests of pages needs it.
+        yield Finding(error.field or "browser", "warn", error.message, error.hint or "")
 
 
 # The databases

@@ -49,7 +49,7 @@ from stemma.knowledge.onnx_query import export_query_encoder, query_encoder_fold
 from stemma.ledger.change import Change
 from stemma.ledger.receipts import Materialization
 from stemma.ledger.service import Ledger
-from stemma.store import embedded, migrations
+from stemma.store import embedded, migrations, webserver
 from stemma.store.database import Database, DatabaseUrls
 from stemma.store.outputs import Artifact
 from stemma.store.settings import Settings
@@ -372,7 +372,14 @@ def new_materialization() -> Callable[..., Materialization]:
 def _serving(app: FastAPI, *, key: str | None) -> Iterator[httpx.Client]:
     settings: Settings = app.state.settings
     with listen(settings.model_copy(update={"api_port": 0})) as listener:
-        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=5)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="on",
+            ws="websockets-sansio",
+            timeout_graceful_shutdown=5,
+        )
         server = Server(app, config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -421,27 +428,32 @@ def serve(issue_key: Callable[..., IssuedKey]) -> Serve:
 
 
 @pytest.fixture(scope="session")
-def serve_dagster(wait_until: Callable[..., None]) -> Callable[[Any], AbstractContextManager[int]]:
-    """Serve Dagster's own GraphQL over an instance, on a free loopback port, for the length of a block."""
+def serve_dagster(wait_until: Callable[..., None]) -> Callable[[Any, Settings], AbstractContextManager[None]]:
+    """Serve Dagster's own GraphQL over an instance, on the socket of a studio, for the length of a block."""
 
     @contextlib.contextmanager
-    def serving(instance: Any) -> Iterator[int]:
+    def serving(instance: Any, settings: Settings) -> Iterator[None]:
         from dagster._core.workspace.context import WorkspaceProcessContext
         from dagster._core.workspace.load_target import EmptyWorkspaceTarget
         from dagster_webserver.webserver import DagsterWebserver
 
-        with WorkspaceProcessContext(instance, EmptyWorkspaceTarget()) as context, socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            app = DagsterWebserver(context).create_asgi_app()
+        with (
+            WorkspaceProcessContext(instance, EmptyWorkspaceTarget()) as context,
+            socket.socket(socket.AF_UNIX) as listener,
+        ):
+            path = webserver.socket_path(settings, webserver.Webserver.FULL)
+            listener.bind(str(path))
+            app = DagsterWebserver(context, app_path_prefix=webserver.PATH).create_asgi_app()
             server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
             thread.start()
             try:
                 wait_until(lambda: server.started or not thread.is_alive())
-                yield listener.getsockname()[1]
+                yield
             finally:
                 server.should_exit = True
                 thread.join()
+                path.unlink(missing_ok=True)
 
     return serving
 

@@ -36,6 +36,7 @@ PERMISSIONS: Final[dict[str, frozenset[Role]]] = {
     "ledger:verify": _BUILDERS | {Role.REVIEWER},
     "jobs:read": _EVERYONE,
     "jobs:write": _BUILDERS,
+    "jobs:operate": _BUILDERS,
     "approvals:read": _EVERYONE,
     "approvals:request": _BUILDERS,
     "approvals:decide": _ADMINS | {Role.REVIEWER},
@@ -43,6 +44,7 @@ PERMISSIONS: Final[dict[str, frozenset[Role]]] = {
     "publish:sign": _BUILDERS,
     "admin:keys": _ADMINS,
     "admin:audit": _ADMINS,
+    "admin:notify": _ADMINS,
     "admin:erase": _TOP,
 }
 

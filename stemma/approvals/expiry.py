@@ -14,7 +14,7 @@ from stemma.access.principal import Principal
 from stemma.approvals.catalog import get_approval
 from stemma.approvals.model import Approval
 from stemma.approvals.settling import settle
-from stemma.approvals.steps import step
+from stemma.approvals.steps import notified, step
 from stemma.errors import Conflict, Unavailable
 from stemma.ledger.change import Change
 from stemma.ledger.service import Ledger
@@ -59,4 +59,4 @@ def settle_due(database: Database, ledger: Ledger) -> int:
 
 def _expire(approval: Approval) -> Change[Approval]:
     entries = step("approval.expired", _STUDIO, approval)
-    return Change(entries, (settle(approval),), lambda _: approval)
+    return Change(entries, (settle(approval), notified("approval.expired", approval)), lambda _: approval)

@@ -14,7 +14,7 @@ from stemma.access.principal import Principal
 from stemma.approvals.catalog import get_approval
 from stemma.approvals.model import Approval, Risk, State
 from stemma.approvals.settling import require_pending, require_seen, settle
-from stemma.approvals.steps import step
+from stemma.approvals.steps import notified, step
 from stemma.errors import Forbidden, InvalidInput, TooLarge
 from stemma.ledger.change import Change
 from stemma.ledger.writer import Statement
@@ -87,7 +87,8 @@ def request(connection: Connection, principal: Principal, proposal: Proposal) ->
         decisions=(),
     )
     entries = step("approval.requested", principal, approval, reason=approval.reason)
-    return Change(entries, (_insert(approval, proposal.content),), lambda _: approval)
+    companions = (_insert(approval, proposal.content), notified("approval.requested", approval))
+    return Change(entries, companions, lambda _: approval)
 
 
 def withdraw(

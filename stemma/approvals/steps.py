@@ -13,6 +13,9 @@ from stemma.access.principal import Principal
 from stemma.approvals.model import Approval, Verdict
 from stemma.ledger.entries import NewEntry, format_time
 from stemma.ledger.journal import audited
+from stemma.ledger.writer import Statement
+from stemma.notify.messages import Message
+from stemma.notify.outbox import enqueue
 from stemma.redaction import redact
 
 CHAIN: Final = "approvals"
@@ -46,3 +49,17 @@ def step(
         NewEntry(CHAIN, action, principal.actor, name, data),
         *audited(principal, action, resource=name, meta=meta, critical=True),
     )
+
+
+def notified(action: str, approval: Approval) -> Statement:
+    """The notification of one step, for whoever subscribed to it."""
+    titles = {"approval.requested": "Approval asked for", "approval.expired": "Approval expired"}
+    data = {
+        "approval": str(approval.id),
+        "kind": approval.kind,
+        "subject": approval.subject,
+        "risk": approval.risk,
+        "requested_by": approval.requested_by,
+        "expires_at": format_time(approval.expires_at),
+    }
+    return enqueue(Message(action, f"{titles[action]}: {approval.kind} {approval.subject}", approval.reason, data))

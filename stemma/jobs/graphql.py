@@ -9,6 +9,7 @@ import httpx
 
 from stemma.errors import Unavailable
 from stemma.store.settings import Settings
+from stemma.store.webserver import client
 
 TIMEOUT: Final = 10.0
 
@@ -20,9 +21,8 @@ def ask(settings: Settings, query: str, variables: Mapping[str, Any], *, timeout
     """
     asked = {"query": query, "variables": dict(variables)}
     try:
-        # Proxies of the environment are not for this machine.
-        with httpx.Client(timeout=timeout, trust_env=False) as client:
-            response = client.post(f"{settings.webserver_url}/graphql", json=asked)
+        with client(settings, timeout=timeout) as webserver:
+            response = webserver.post("/graphql", json=asked)
         data: dict[str, Any] | None = response.json().get("data")
     except (httpx.HTTPError, ValueError, AttributeError) as error:
         raise Unavailable("dagster_unreachable", f"The Dagster webserver does not answer: {error}.") from error

@@ -23,6 +23,8 @@ from stemma.jobs.model import Job, JobState
 from stemma.jobs.steps import stepped, subject, told
 from stemma.ledger.change import Change
 from stemma.ledger.journal import audited
+from stemma.notify.messages import Message
+from stemma.notify.outbox import enqueue
 from stemma.redaction import redact
 from stemma.store.database import Connection, database_time
 
@@ -180,7 +182,9 @@ def _in_error(job: Job, failure: Failure, now: datetime, *, actor: str) -> Chang
     reason = _told_reason(failure)
     wrong = replace(_ended(job, JobState.ERROR, now), error_code=failure.code, error_message=reason)
     facts = {"attempt": job.attempt, "run_ms": wrong.run_ms, "code": failure.code, "reason": reason}
-    return stepped(job, wrong, "error", facts, (told(job, "error", actor, facts),))
+    change = stepped(job, wrong, "error", facts, (told(job, "error", actor, facts),))
+    news = Message("job.error", f"Job failed: {job.kind}", reason, {"job": str(job.id), "kind": job.kind, **facts})
+    return replace(change, companions=(*change.companions, enqueue(news)))
 
 
 def _ended(job: Job, state: JobState, now: datetime) -> Job:

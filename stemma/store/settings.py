@@ -62,19 +62,22 @@ class Settings(BaseSettings):
     api_failures_per_minute: int = Field(
         default=60, ge=1, description="Failed authentications per minute from one address that are told why"
     )
-    session_idle_seconds: int = Field(default=28_800, ge=300, description="A session that is not used for so long ends")
-    session_lifetime_seconds: int = Field(
-        default=604_800, ge=300, description="A session ends after so long, however much it is used"
-    )
     internal_token: SecretStr | None = Field(
         default=None,
         min_length=16,
         description="What outside schedulers (cron, n8n) send as x-internal-token to start jobs; unset: they cannot",
     )
-    webserver_port: int = Field(default=8401, ge=1, le=65535, description="Loopback port of the Dagster webserver")
+    session_idle_seconds: int = Field(default=28_800, ge=300, description="A session that is not used for so long ends")
+    session_lifetime_seconds: int = Field(
+        default=604_800, ge=300, description="A session ends after so long, however much it is used"
+    )
     code_server_port: int = Field(default=8402, ge=1, le=65535, description="Loopback port of the Dagster code server")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="Least level that is logged"
+    )
+
+    chromium: str | None = Field(
+        default=None, description="Chromium's executable; unset: the system's, else the one that Playwright downloaded"
     )
 
     max_document_bytes: int = Field(
@@ -107,6 +110,13 @@ class Settings(BaseSettings):
 
     fetch_max_bytes: int = Field(default=50_000_000, ge=1, description="Largest body the outgoing fetcher accepts")
     fetch_timeout: float = Field(default=30.0, gt=0, description="Seconds one outgoing fetch may take in all")
+
+    notify_timeout: float = Field(
+        default=15.0, ge=0.1, le=25.0, description="Seconds one attempt to deliver a notification may take in all"
+    )
+    notify_deadline_hours: float = Field(
+        default=72.0, gt=0, description="Hours for which the delivery of a notification is attempted"
+    )
 
     ff_jobs_worker: bool = Field(default=False, validation_alias="FF_JOBS_WORKER", description="Run queued jobs")
     ff_cost_telemetry: bool = Field(
@@ -146,11 +156,6 @@ class Settings(BaseSettings):
         """Where the API and its pages answer, for this machine alone."""
         host = f"[{self.api_host}]" if ":" in self.api_host else self.api_host
         return f"http://{host}:{self.api_port}"
-
-    @property
-    def webserver_url(self) -> str:
-        """Where the Dagster webserver answers, for this machine alone."""
-        return f"http://127.0.0.1:{self.webserver_port}"
 
 
 def load_settings() -> Settings:

@@ -15,17 +15,20 @@ import httpx
 import psycopg
 import pytest
 
-from api.access import PUBLIC, is_public, rules
+from api.access import PUBLIC, SIGNED, is_public, rules
 from api.app import create_app
 from api.sessions import COOKIE, CSRF_HEADER
 from stemma.access import sessions
 from stemma.access.authentication import recognise
 from stemma.access.keys import IssuedKey
 from stemma.access.permissions import PERMISSIONS, SCOPES, Role
+from stemma.access.principal import local_principal
 from stemma.access.sessions import OpenedSession
 from stemma.ledger.service import Ledger
+from stemma.notify import sources
 from stemma.store.database import Database, DatabaseUrls
 from stemma.store.settings import Settings
+from stemma.store.webserver import PATH as DAGSTER
 
 ROUTES: Final = [
     (path, method, rule)
@@ -65,6 +68,7 @@ class Studio:
     keys: dict[Role, Keys]
     sessions: dict[Role, Sessions]
     victim: IssuedKey
+    source: str
 
     def ask(
         self,
@@ -73,13 +77,14 @@ class Studio:
         *,
         key: str | None,
         object_id: str,
-        session: dict[str, str] | None = None,
         token: str | None = None,
+        session: dict[str, str] | None = None,
     ) -> tuple[int, str]:
         """The status, and the code of the problem where there is one; a stream is not read."""
         address = re.sub(r"\{[^}]+\}", object_id, path)
-        headers = session or ({} if key is None else {"Authorization": f"Bearer {key}"})
-        headers |= {} if token is None else {"x-internal-token": token}
+        origin = str(self.client.base_url).rstrip("/")
+        headers = session or ({"Origin": origin} | ({} if key is None else {"Authorization": f"Bearer {key}"}))
+        headers = headers | ({} if token is None else {"x-internal-token": token})
         with self.client.stream(method, address, headers=headers) as answer:
             if answer.status_code not in DENIED:
                 return answer.status_code, ""
@@ -140,8 +145,15 @@ def studio(
         with psycopg.connect(urls.owner) as connection:
             revoked = [one.revoked.session.key_id for one in begun.values()]
             connection.execute("UPDATE api_keys SET revoked_at = now() WHERE id = ANY(%s)", (revoked,))
-        yield Studio(client, keys, begun, victim)
+        yield Studio(client, keys, begun, victim, _source(settings, database))
     drop_database(urls)
+
+
+def _source(settings: Settings, database: Database) -> str:
+    """The name of a webhook source."""
+    with Ledger(database.urls, settings) as ledger, database.snapshot() as connection:
+        change = sources.add(connection, local_principal(), settings, name="n8n", job_kind="noop", input_pointer="")
+        return ledger.commit(change).result(20).source.name
 
 
 def test_every_route_asks_for_a_permission_or_is_public() -> None:
@@ -153,7 +165,8 @@ def test_every_route_asks_for_a_permission_or_is_public() -> None:
 
 def test_what_changes_something_takes_more_than_reading() -> None:
     reading = [(path, method) for path, method, rule in PROTECTED if method != "GET" and ":read" in str(rule)]
-    assert reading == []
+    # GraphQL reads by POST, too; a reader's goes to a webserver that changes nothing.
+    assert reading == [(f"{DAGSTER}/graphql", "POST")]
 
 
 def test_public_routes_ask_for_nothing(studio: Studio) -> None:
@@ -193,6 +206,28 @@ def test_the_matrix(studio: Studio, role: Role) -> None:
     assert wrong == []
 
 
+def test_what_schedulers_start_takes_their_token_and_no_key(studio: Studio) -> None:
+    assert {path for path, _, _ in SCHEDULED} == {"/api/v1/jobs/{name}/run", "/jobs/{name}/run"}
+    every_key = [key for keys in studio.keys.values() for key in (keys.full, *keys.narrow.values(), keys.revoked)]
+    for path, method, rule in SCHEDULED:
+        assert rule.permission == "jobs:write"
+        for key in (None, "nonsense", *every_key):
+            missing = studio.ask(path, method, key=key, object_id="reread_sources")
+            wrong = studio.ask(path, method, key=key, object_id="reread_sources", token=TOKEN[:-1])
+            assert (missing, wrong) == ((401, "internal_token_missing"), (401, "internal_token_invalid"))
+        assert studio.ask(path, method, key=None, object_id="nothing", token=TOKEN) == (404, "")
+    for path, method, _ in PROTECTED:
+        assert studio.ask(path, method, key=None, object_id=str(uuid4()), token=TOKEN) == (401, "key_missing")
+
+
+def test_webhooks_take_the_signature_of_their_source_and_no_key(studio: Studio) -> None:
+    every_key = [key for keys in studio.keys.values() for key in (keys.full, *keys.narrow.values(), keys.revoked)]
+    for key in (None, "nonsense", *every_key):
+        asked = studio.ask(SIGNED + "{source}", "POST", key=key, object_id=studio.source)
+        assert asked == (401, "webhook_headers_missing")
+    assert [(path, method) for path, method, _ in ROUTES if path.startswith(SIGNED)] == [(SIGNED + "{source}", "POST")]
+
+
 @pytest.mark.parametrize("role", Role)
 def test_the_matrix_by_sessions(studio: Studio, role: Role) -> None:
     begun = studio.sessions[role]
@@ -212,6 +247,7 @@ def test_the_matrix_by_sessions(studio: Studio, role: Role) -> None:
         if method != "GET":
             origin = {name: value for name, value in studio.headers_of(begun.full).items() if name != "Origin"}
             cases["no origin"] = (origin, (403, "origin_foreign"))
+        if method != "GET" and not path.startswith(DAGSTER):
             cases["no token"] = (studio.headers_of(begun.full, token=""), (403, "csrf_token_missing"))
             cases["another's token"] = (
                 studio.headers_of(begun.full, token=begun.revoked.session.csrf_token),
@@ -223,20 +259,6 @@ def test_the_matrix_by_sessions(studio: Studio, role: Role) -> None:
             if not fits:
                 wrong.append((method, path, case, found, expected))
     assert wrong == []
-
-
-def test_what_schedulers_start_takes_their_token_and_no_key(studio: Studio) -> None:
-    assert {path for path, _, _ in SCHEDULED} == {"/api/v1/jobs/{name}/run", "/jobs/{name}/run"}
-    every_key = [key for keys in studio.keys.values() for key in (keys.full, *keys.narrow.values(), keys.revoked)]
-    for path, method, rule in SCHEDULED:
-        assert rule.permission == "jobs:write"
-        for key in (None, "nonsense", *every_key):
-            missing = studio.ask(path, method, key=key, object_id="reread_sources")
-            wrong = studio.ask(path, method, key=key, object_id="reread_sources", token=TOKEN[:-1])
-            assert (missing, wrong) == ((401, "internal_token_missing"), (401, "internal_token_invalid"))
-        assert studio.ask(path, method, key=None, object_id="nothing", token=TOKEN) == (404, "")
-    for path, method, _ in PROTECTED:
-        assert studio.ask(path, method, key=None, object_id=str(uuid4()), token=TOKEN) == (401, "key_missing")
 
 
 def test_another_s_object_was_left_alone(studio: Studio) -> None:

@@ -10,7 +10,9 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import ThreadingUnixStreamServer
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +26,8 @@ from stemma.jobs import lifecycle
 from stemma.ledger.writer import LedgerWriter
 from stemma.store.database import Database
 from stemma.store.settings import REPOSITORY, Settings
+from stemma.store.webserver import Webserver as WebserverKind
+from stemma.store.webserver import socket_path
 
 JOBS = "/api/v1/jobs"
 UNKNOWN = "8e03978e-40d5-43dd-bc93-6894a57f9324"
@@ -152,7 +156,7 @@ def test_a_kind_takes_its_own_permission_too(
 class Webserver:
     """Answers as Dagster's does, and keeps what it was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, socket: Path) -> None:
         self.asked: list[dict[str, Any]] = []
         self.came = threading.Semaphore(0)
         self.answer: Any = {"data": {"launchRun": {"__typename": "LaunchRunSuccess", "run": {"runId": "run-1"}}}}
@@ -172,12 +176,12 @@ class Webserver:
             def log_message(self, *_: object) -> None:
                 """Be quiet."""
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = ThreadingUnixStreamServer(str(socket), Handler)
 
 
 @pytest.fixture
-def webserver() -> Iterator[Webserver]:
-    made = Webserver()
+def webserver(settings: Settings) -> Iterator[Webserver]:
+    made = Webserver(socket_path(settings, WebserverKind.FULL))
     thread = threading.Thread(target=made.server.serve_forever, daemon=True)
     thread.start()
     yield made
@@ -192,14 +196,14 @@ def test_a_committed_job_is_launched_and_survives_what_dagster_says(
 ) -> None:
     if answer is not None:
         webserver.answer = answer
-    changed = {"ff_jobs_worker": True, "webserver_port": webserver.server.server_port}
-    with serve(create_app(settings.model_copy(update=changed), database=database)) as client:
+    working = settings.model_copy(update={"ff_jobs_worker": True})
+    with serve(create_app(working, database=database)) as client:
         submit(client, scheduled_at="2026-12-31T00:00:00Z")
         job_id = submit(client)
         assert webserver.came.acquire(timeout=20)
         (asked,) = webserver.asked
         params = asked["variables"]["params"]
-        assert asked["path"] == "/graphql" and params["selector"]["jobName"] == "job_noop"
+        assert asked["path"] == "/dagster/graphql" and params["selector"]["jobName"] == "job_noop"
         assert {"key": "stemma/job_id", "value": job_id} in params["executionMetadata"]["tags"]
         assert client.get(f"{JOBS}/{job_id}").json()["state"] == "queued"
         assert client.post(JOBS, json={"kind": "noop"}).json()["worker"] == "on"

@@ -11,8 +11,8 @@ import pytest
 OTHER_TYPES = {
     "/api/v1/approvals/{id}/content": "*/*",
     "/api/v1/historian/stream": "text/event-stream",
-    "/files/{path}": "*/*",
     "/api/v1/jobs/{id}/events": "text/event-stream",
+    "/files/{path}": "*/*",
 }
 
 

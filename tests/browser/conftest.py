@@ -5,7 +5,6 @@ A page is looked at when it is in `PAGES`; what it shows is made by `_stock`. te
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from api.app import create_app
 from stemma.access import sessions
@@ -26,6 +25,8 @@ from stemma.access.sessions import OpenedSession
 from stemma.approvals.decisions import decide
 from stemma.approvals.model import Approval, Risk, Verdict
 from stemma.approvals.requests import Proposal, request
+from stemma.browser import find, launched
+from stemma.errors import Unavailable
 from stemma.knowledge import sources
 from stemma.ledger.journal import run_failed
 from stemma.ledger.receipts import Input, sync
@@ -33,17 +34,6 @@ from stemma.ledger.service import Ledger
 from stemma.store.database import Database, DatabaseUrls
 from stemma.store.outputs import Artifact
 from stemma.store.settings import Settings
-
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @dataclass(frozen=True)
@@ -240,10 +230,10 @@ def _ask_for_approvals(settings: Settings, database: Database, owner: Principal)
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """A real Chromium; tests that need it are skipped where there is none."""
-    found = shutil.which("chromium")
-    if found is None:
-        pytest.skip("there is no Chromium on this machine")
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        yield launched
-        launched.close()
+    settings = Settings()
+    try:
+        find(settings)
+    except Unavailable as missing:
+        pytest.skip(missing.message)
+    with launched(settings) as running:
+        yield running

@@ -10,6 +10,8 @@ from playwright.sync_api import Browser, BrowserContext, expect
 from playwright.sync_api import Page as Tab
 
 from api.sessions import COOKIE
+from stemma.ledger.journal import transition
+from stemma.ledger.service import Ledger
 
 
 @pytest.fixture(params=[True, False], ids=["scripts", "no-scripts"])
@@ -64,3 +66,33 @@ def test_the_menu_of_a_phone_opens_and_closes(console: Any, browser: Browser) ->
     phone.keyboard.press("Escape")
     expect(link).to_be_hidden()
     context.close()
+
+
+def test_the_historian_counts_what_comes_and_moves_nothing(console: Any, browser: Browser) -> None:
+    context = browser.new_context(base_url=console.url)
+    context.add_cookies([{"name": COOKIE, "value": console.session.cookie, "url": console.url}])
+    tab = context.new_page()
+    tab.goto("/historian?kind=flow.")
+    expect(tab.get_by_text("Nothing fits")).to_be_visible()
+    told = [transition(kind, subject="page", actor="test", data={}) for kind in ("flow.one", "other.one", "flow.two")]
+    with Ledger(console.database.urls, console.settings) as ledger:
+        ledger.append(told).result(20)
+    link = tab.get_by_role("link", name="2 new entries")
+    expect(link).to_be_visible()
+    expect(tab.get_by_text("Nothing fits")).to_be_visible()
+    link.click()
+    expect(tab.get_by_role("row")).to_have_count(3)
+    expect(link).to_be_hidden()
+    context.close()
+
+
+def test_an_approval_is_decided_on_a_page_of_its_own(console: Any, tab: Tab) -> None:
+    tab.context.add_cookies([{"name": COOKIE, "value": console.session.cookie, "url": console.url}])
+    waiting = console.stock.approvals["waiting"]
+    tab.goto(f"/approvals/{waiting.id}")
+    tab.get_by_role("link", name="Deny…").click()
+    tab.get_by_label("Reason").fill(" ")
+    tab.get_by_role("button", name="Deny").click()
+    expect(tab.get_by_text("Say why, in a sentence.")).to_be_visible()
+    tab.get_by_role("link", name="Go back").click()
+    expect(tab.get_by_role("link", name="Approve…")).to_be_visible()

@@ -31,7 +31,7 @@ from stemma.store.settings import REPOSITORY, Settings
 Stemma = Callable[..., Any]
 
 LAMP = "# Lamp\n\nThe lamp takes a bulb with an E27 socket.\n"
-PORTS = ("STEMMA_API_PORT", "STEMMA_WEBSERVER_PORT", "STEMMA_CODE_SERVER_PORT")
+PORTS = ("STEMMA_API_PORT", "STEMMA_CODE_SERVER_PORT")
 PATIENCE = 90.0
 
 
@@ -147,13 +147,12 @@ def test_every_url_that_is_printed_answers(up: Up) -> None:
     assert len(urls) == 4
     assert [url for url in urls if f":{up.settings.api_port}/sign-in/stl_" in url] == urls[-1:]
     for url in urls:
-        assert up.api.get(url).status_code == 200
+        assert up.api.get(url, follow_redirects=True).status_code == 200
     ready = up.api.get("/readyz").json()
     assert ready["status"] == "ready" and all(check["status"] == "ok" for check in ready["checks"].values())
     query = "{ workspaceOrError { ... on Workspace { locationEntries { name loadStatus } } } }"
-    dagster = httpx.post(
-        f"http://127.0.0.1:{up.settings.webserver_port}/graphql", json={"query": query}, timeout=30, trust_env=False
-    )
+    headers = {"Origin": str(up.api.base_url).rstrip("/")}
+    dagster = up.api.post("/dagster/graphql", json={"query": query}, headers=headers)
     assert dagster.json()["data"]["workspaceOrError"]["locationEntries"] == [{"name": "stemma", "loadStatus": "LOADED"}]
 
 
@@ -177,7 +176,8 @@ def test_a_second_one_on_the_same_home_is_refused(up: Up, stemma: Stemma, monkey
 
 
 @pytest.mark.parametrize(
-    "name", ["code-server", "run-template", "daemon", "webserver", "api", "postgres", "supervisor"]
+    "name",
+    ["code-server", "run-template", "daemon", "webserver", "webserver-readonly", "api", "postgres", "supervisor"],
 )
 def test_what_is_killed_comes_back_and_search_goes_on(up: Up, name: str) -> None:
     before, documents = up.pid(name), up.documents()

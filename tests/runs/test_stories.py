@@ -28,18 +28,18 @@ UNKNOWN = "5fbb0f5d-9d0e-4c38-8b3d-0d5e9c3a7c11"
 def house(
     studio: tuple[Settings, Database],
     execute_runs: Callable[..., Any],
-    serve_dagster: Callable[[Any], AbstractContextManager[int]],
+    serve_dagster: Callable[..., AbstractContextManager[None]],
 ) -> Iterator[tuple[Settings, Database, Any]]:
     """Settings that reach a webserver, the database, and the runs."""
     settings, database = studio
     with open_instance(settings, database.urls) as instance:
         runs = execute_runs(instance, database, settings)
-        with serve_dagster(instance) as port:
-            yield settings.model_copy(update={"webserver_port": port}), database, runs
+        with serve_dagster(instance, settings):
+            yield settings, database, runs
 
 
 def unreachable(settings: Settings) -> Settings:
-    return settings.model_copy(update={"webserver_port": 9})
+    return settings.model_copy(update={"home": settings.home / "elsewhere"})
 
 
 def test_a_run_tells_its_steps_checks_and_log(house: Any) -> None:
