@@ -72,19 +72,19 @@ class Timeline:
     def draw(self, row: Row) -> Markup:
         """The drawing of one row."""
         bars = Markup("").join(
-            Markup('<line class="{}" x1="{:.2f}%" x2="{:.2f}%" y1="14" y2="14"/>').format(
+            Markup('<line class="{}" x1="{:.2f}%" x2="{:.2f}%" y1="50%" y2="50%"/>').format(
                 one.tone, self._place(one.start), self._place(one.end)
             )
             for one in row.bars
         )
         marks = Markup("").join(
-            Markup('<text class="{}" x="{:.2f}%" y="18">{}<title>{}</title></text>').format(
+            Markup('<text class="{}" x="{:.2f}%" y="50%">{}<title>{}</title></text>').format(
                 one.kind, self._place(one.at), _MARKS[one.kind][0], one.label
             )
             for one in row.marks
         )
         grid = Markup("").join(
-            Markup('<line class="tick" x1="{0:.0f}%" x2="{0:.0f}%" y1="0" y2="28"/>').format(tick * 100)
+            Markup('<line class="tick" x1="{0:.0f}%" x2="{0:.0f}%" y1="0" y2="100%"/>').format(tick * 100)
             for tick in self._ticks
         )
         return Markup('<svg class="gantt" height="28" aria-hidden="true">{}{}{}</svg>').format(grid, bars, marks)
@@ -124,7 +124,7 @@ def _waiting(detail: RunDetail, end: datetime) -> Row:
     # What no step of the list tells of, such as a check that was evaluated on its own.
     return Row(
         "Waiting",
-        "in the queue, then its process starts",
+        "",
         state,
         bars,
         _marks(detail, None, steps),

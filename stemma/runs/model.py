@@ -72,6 +72,13 @@ class Run:
     ended_at: datetime | None
 
     @property
+    def title(self) -> str:
+        """What it does, in words: Dagster's own names for runs of assets say nothing."""
+        if self.job_name.startswith("__"):
+            return f"Materialization of {self.assets[0]}" if len(self.assets) == 1 else "Materialization"
+        return self.job_name.removeprefix("job_").replace("_", " ")
+
+    @property
     def actor(self) -> str:
         """For whom it is."""
         return actor_of(self.tags)

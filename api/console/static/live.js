@@ -33,11 +33,16 @@ function add(line) {
   const time = document.createElement("time");
   time.dateTime = line.at;
   time.textContent = new Date(line.at).toISOString().slice(11, 19);
-  item.append(time, ...[line.level, line.step ?? "", line.message].map((text) => {
-    const part = document.createElement("span");
-    part.textContent = text;
-    return part;
-  }));
+  const level = document.createElement("span");
+  level.textContent = line.level;
+  const said = document.createElement("span");
+  if (line.step) {
+    const step = document.createElement("b");
+    step.textContent = line.step;
+    said.append(step, " ");
+  }
+  said.append(line.message);
+  item.append(time, level, said);
   const box = lines.parentElement;
   const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
   lines.append(item);
