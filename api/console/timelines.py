@@ -16,7 +16,7 @@ from markupsafe import Markup
 from stemma.runs.model import RunDetail, Step
 
 _LEAST_SPAN: Final = timedelta(milliseconds=1)
-_MARKS: Final = {"made": ("◆", "Materialized"), "passed": ("✓", "Check passed"), "missed": ("✕", "Check failed")}
+_MARKS: Final = {"made": "◆", "passed": "✓", "missed": "✕"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,8 @@ class Timeline:
             for one in row.bars
         )
         marks = Markup("").join(
-            Markup('<text class="{}" x="{:.2f}%" y="50%">{}<title>{}</title></text>').format(
-                one.kind, self._place(one.at), _MARKS[one.kind][0], one.label
+            Markup('<text class="{}" x="{:.2f}%" y="{}">{}<title>{}</title></text>').format(
+                one.kind, self._place(one.at), "50%" if one.kind == "made" else "18%", _MARKS[one.kind], one.label
             )
             for one in row.marks
         )
