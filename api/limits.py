@@ -39,6 +39,7 @@ IN_FLIGHT: Final = {
     "sessions": 16,
     "streams": 64,
     "subjects": 2,
+    "telemetry": 4,
     "uploads": 4,
     "webhooks": 16,
 }

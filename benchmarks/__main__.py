@@ -15,6 +15,7 @@ BENCHMARKS = (
     "redaction",
     "console_lists",
     "run_launch",
+    "map_tiles",
 )
 
 

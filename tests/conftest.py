@@ -2,12 +2,15 @@
 
 The server is the embedded one, started once per test session; `STEMMA_TEST_DATABASE_URL` names another (its role
 needs CREATEDB). Each test gets a clone of a migrated template, which takes milliseconds. What is slow about a model
-(loading its weights, exporting its query encoder) happens once per session, too.
+(loading its weights, exporting its query encoder) happens once per session, too. Tests that run side by side
+(`make test`) have a server in each process.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import gzip
 import itertools
 import os
 import shutil
@@ -17,9 +20,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -28,6 +32,7 @@ from uuid import UUID
 import httpx
 import psycopg
 import pytest
+import structlog
 import uvicorn
 from fastapi import FastAPI
 from hypothesis import settings as hypothesis_settings
@@ -58,6 +63,9 @@ from stemma.store.settings import Settings
 hypothesis_settings.register_profile("untimed", deadline=None)
 hypothesis_settings.load_profile("untimed")
 
+# Rich typesets a traceback with every local in it, which takes seconds and is looked at by nobody.
+structlog.get_config()["processors"][-1].exception_formatter = structlog.dev.plain_traceback
+
 Serve = Callable[..., AbstractContextManager[httpx.Client]]
 
 LIBRARY = {
@@ -69,7 +77,8 @@ LIBRARY = {
     "bread.md": "# Bread\n\nKnead flour, water, salt and yeast; let the dough rise before baking.\n",
     "übersicht.txt": "Die Übersicht nennt 😀 alle Kapitel und ihre Seiten in der Reihenfolge des Buches.\n",
 }
-_TEMPLATE = "stemma_test_template"
+# Of this process: several may share the server that STEMMA_TEST_DATABASE_URL names.
+_TEMPLATE = f"stemma_test_template_{os.getpid()}"
 _MEMORY = Path("/dev/shm")
 _NEEDED = 2 << 30
 _numbers = itertools.count(1)
@@ -116,6 +125,9 @@ def server(new_home: Callable[[], Path]) -> Iterator[DatabaseUrls]:
     yield urls
     if not given:
         embedded.stop(settings, force=True)
+        return
+    with psycopg.connect(urls.owner, autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(_TEMPLATE)))
 
 
 @pytest.fixture(scope="session")
@@ -321,9 +333,18 @@ def _write_tiny_model(folder: Path, dimensions: int) -> Path:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Embedder], Path]:
-    """The folder of a model's query encoder, exported once per session."""
-    home = Settings(home=tmp_path_factory.mktemp("exported"))
-    return lambda embedder: export_query_encoder(home, embedder)
+    """The folder of a model's query encoder, exported once, by whichever process of the test run comes first."""
+    own = tmp_path_factory.getbasetemp()
+    home = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "exported"
+    home.mkdir(exist_ok=True)
+    settings = Settings(home=home)
+
+    def export(embedder: Embedder) -> Path:
+        with (home / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return export_query_encoder(settings, embedder)
+
+    return export
 
 
 @pytest.fixture(scope="session")
@@ -338,6 +359,40 @@ def equip(minilm: Embedder, exported: Callable[[Embedder], Path]) -> Callable[[S
         return embedder
 
     return give
+
+
+@dataclass
+class Receiver:
+    """Where a receiver listens, and what came in as path and body."""
+
+    url: str
+    came: list[tuple[str, bytes]] = field(default_factory=list)
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    """A server on a free loopback port that takes every POST, reached without a proxy."""
+
+    class Keep(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            packed = self.headers.get("content-encoding") == "gzip"
+            kept.came.append((self.path, gzip.decompress(body) if packed else body))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Keep) as server:
+        kept = Receiver(f"http://127.0.0.1:{server.server_port}")
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield kept
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture(scope="session")

@@ -82,6 +82,14 @@ class Settings(BaseSettings):
         default="INFO", description="Least level that is logged"
     )
 
+    otel_endpoint: str | None = Field(
+        default=None,
+        description="Base URL of an OpenTelemetry collector that takes OTLP over HTTP, such as http://127.0.0.1:4318; "
+        "unset: no traces",
+    )
+    sentry_dsn: SecretStr | None = Field(
+        default=None, description="DSN of a Sentry project that is told of unexpected errors, redacted; unset: none is"
+    )
     chromium: str | None = Field(
         default=None, description="Chromium's executable; unset: the system's, else the one that Playwright downloaded"
     )
