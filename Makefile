@@ -38,9 +38,9 @@ down: $(READY) ## Stop the embedded Postgres
 browser: $(READY) ## Find Chromium or install it
 	@$(BIN)/stemma browser install
 
-test: $(READY) ## Run the tests
+test: $(READY) ## Run the tests, side by side where there are cores
 	@$(BIN)/stemma browser install || echo "The tests that need a browser are skipped."
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 check: $(READY) ## Lint, types, import rules and definitions
 	@$(BIN)/ruff check .

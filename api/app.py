@@ -6,6 +6,7 @@ What it serves is in `api.routers`; running it as a process is `api.server`'s bu
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 
@@ -30,14 +31,17 @@ from api.routers import (
     ledger,
     notifications,
     receipts,
+    runs,
     search,
     sessions,
     sources,
     subjects,
+    telemetry,
     webhooks,
 )
 from api.sessions import UPLOAD
 from api.streams import Streams
+from api.telemetry import Telemetry
 from stemma.errors import InvalidInput
 from stemma.jobs import model
 from stemma.knowledge.search import Searcher
@@ -45,6 +49,13 @@ from stemma.ledger import feed
 from stemma.ledger.service import Ledger
 from stemma.store.database import Database
 from stemma.store.settings import Settings, load_settings
+from stemma.telemetry import collectors
+from stemma.telemetry.appends import AppendObserver
+from stemma.telemetry.checks import check_all
+from stemma.telemetry.metrics import Metrics
+from stemma.telemetry.recorder import Recorder
+from stemma.telemetry.reporting import open_reporter
+from stemma.telemetry.tracing import open_tracing
 
 _DESCRIPTION = """
 Search in everything the studio has read, upload documents, and open what a citation points at.
@@ -72,12 +83,17 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
         redoc_url=None,
         redirect_slashes=False,
         responses=openapi.problems(*openapi.EVERYWHERE),
+        # FastAPI's own spans and logs hold paths, queries and exceptions; ours are in `api.telemetry`.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         form_limits={"max_files": 1, "max_fields": 64, "max_part_size": 1 << 14},
     )
     app.state.settings = settings
     app.state.given_database = database
     app.state.in_flight = InFlight()
     app.state.rates = Rates()
+    app.state.metrics = Metrics()
+    app.state.tracing = None
+    app.state.reporter = None
     problems.install(app)
     idempotency.install(app)
     openapi.install(app)
@@ -92,6 +108,8 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(jobs.router)
     app.include_router(jobs.streams)
     app.include_router(jobs.aliases)
+    app.include_router(runs.router)
+    app.include_router(runs.streams)
     app.include_router(ledger.router)
     app.include_router(receipts.router)
     app.include_router(keys.router)
@@ -100,6 +118,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(sessions.router)
     app.include_router(sessions.pages)
     app.include_router(subjects.router)
+    app.include_router(telemetry.router)
     app.include_router(notifications.router)
     app.include_router(webhooks.router)
     app.include_router(dagster_proxy.router)
@@ -118,6 +137,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     # Dagster's pages keep its own policy.
     app.add_middleware(SecurityHeaders, apart=(dagster_proxy.PATH,))
     app.add_middleware(RequestLog)
+    app.add_middleware(Telemetry, metrics=app.state.metrics)
     return app
 
 
@@ -142,10 +162,38 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         opened.callback(searcher.close)
         app.state.database = database
         app.state.searcher = searcher
-        app.state.ledger = opened.enter_context(Ledger(database.urls, settings))
+        _open_telemetry(app, settings, opened)
+        observer = AppendObserver(app.state.metrics, app.state.tracing)
+        ledger = app.state.ledger = opened.enter_context(Ledger(database.urls, settings, observer=observer))
+        opened.enter_context(_look(app.state.metrics, settings, database, ledger))
         async with (
             Launches(settings) as app.state.launches,
             Streams(database.urls.app, feed.CHANNEL, model.CHANNEL) as app.state.streams,
             dagster_proxy.opened(settings) as app.state.webservers,
         ):
             yield
+
+
+def _open_telemetry(app: FastAPI, settings: Settings, opened: contextlib.ExitStack) -> None:
+    """Open what the settings ask for; what still waits to be sent at the end is."""
+    if (reporter := open_reporter(settings)) is not None:
+        app.state.reporter = opened.enter_context(reporter)
+    if (tracing := open_tracing(settings, "stemma-api")) is not None:
+        app.state.tracing = opened.enter_context(tracing)
+
+
+def _look(metrics: Metrics, settings: Settings, database: Database, ledger: Ledger) -> Recorder:
+    """Make scrapes look at the database and the ledger, and begin to write down how things stand."""
+    looks: dict[str, collectors.Look] = {
+        "pool": lambda: collectors.pool(database),
+        "queue": lambda: collectors.queue(ledger.waiting),
+        "jobs": lambda: collectors.jobs(database),
+    }
+    collectors.Guarded(metrics.registry, looks)
+    return Recorder(
+        database,
+        ledger,
+        instance=socket.gethostname(),
+        checks=lambda: check_all(settings, database, ledger.status()),
+        load=lambda: metrics.load(without=(*health.PROBES, telemetry.METRICS_PATH)),
+    )

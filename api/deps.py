@@ -1,4 +1,4 @@
-"""What routes ask for: settings, database, ledger, searcher and the page of a list, as annotated dependencies."""
+"""What routes ask for, as annotated dependencies: what the process has opened, and the page of a list."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from stemma.knowledge.search import Searcher
 from stemma.ledger.service import Ledger
 from stemma.store.database import Database
 from stemma.store.settings import Settings
+from stemma.telemetry.metrics import Metrics
 
 
 def get_settings(request: Request) -> Settings:
@@ -33,6 +34,11 @@ def get_ledger(request: Request) -> Ledger:
     return cast(Ledger, request.app.state.ledger)
 
 
+def get_metrics(request: Request) -> Metrics:
+    """The process's metrics."""
+    return cast(Metrics, request.app.state.metrics)
+
+
 @dataclass(frozen=True, slots=True)
 class PageRequest:
     """Which page of a list: what `next_cursor` said, and how many rows."""
@@ -52,5 +58,6 @@ def get_page(
 SettingsDep = Annotated[Settings, Depends(get_settings)]
 DatabaseDep = Annotated[Database, Depends(get_database)]
 LedgerDep = Annotated[Ledger, Depends(get_ledger)]
+MetricsDep = Annotated[Metrics, Depends(get_metrics)]
 SearcherDep = Annotated[Searcher, Depends(get_searcher)]
 PageDep = Annotated[PageRequest, Depends(get_page)]

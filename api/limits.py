@@ -34,10 +34,12 @@ IN_FLIGHT: Final = {
     "ledger": 16,
     "notifications": 8,
     "receipts": 16,
+    "runs": 16,
     "search": 32,
     "sessions": 16,
     "streams": 64,
     "subjects": 2,
+    "telemetry": 4,
     "uploads": 4,
     "webhooks": 16,
 }

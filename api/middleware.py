@@ -70,8 +70,9 @@ class RequestLog:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self.app(scope, receive, send_with_id)
-            except Exception:
+            except Exception as error:
                 _log.exception("unexpected error", method=_method(scope), route=_route(scope))
+                _report(scope, error, request_id)
                 if status:
                     raise
                 await unexpected_response(scope)(scope, receive, send_with_id)
@@ -85,6 +86,12 @@ class RequestLog:
                     status=status,
                     duration_ms=duration_ms,
                 )
+
+
+def _report(scope: Scope, error: Exception, request_id: str) -> None:
+    if (reporter := scope["app"].state.reporter) is not None:
+        tags = {"request_id": request_id, "method": _method(scope), "route": _route(scope) or "unmatched"}
+        reporter.report(error, tags)
 
 
 def _request_id(given: str | None) -> str:

@@ -25,10 +25,11 @@ from assets.knowledge import KNOWLEDGE_SOURCES
 from stemma.errors import Unavailable
 from stemma.jobs import kinds
 from stemma.jobs.lifecycle import Failure
-from stemma.jobs.model import JOB_TAG
+from stemma.jobs.model import JOB_TAG, JobState
 from stemma.jobs.running import RunningJob, held
 from stemma.store.database import Database
 from stemma.store.settings import load_settings
+from stemma.telemetry.tracing import fail, traced
 
 
 class ClaimingExecutor(Executor):
@@ -49,16 +50,20 @@ class ClaimingExecutor(Executor):
         if job_id is None:
             yield from self._inner.execute(plan_context, execution_plan)
             return
-        stop = _stopper(plan_context.instance, run.run_id)
+        settings, stop = load_settings(), _stopper(plan_context.instance, run.run_id)
         with (
-            Database.open(load_settings()) as database,
+            Database.open(settings) as database,
             held(database, UUID(job_id), run.run_id, on_stop=stop) as job,
         ):
             if job is None:
                 told = f"Another run has job {job_id}, or it is not to be run now."
                 yield DagsterEvent.engine_event(plan_context, told, EngineEventData())
             else:
-                yield from self._carry_out(job, plan_context, execution_plan)
+                facts = {"stemma.job_id": job_id, "stemma.attempt": job.job.attempt, "dagster.run_id": run.run_id}
+                with traced(settings, "stemma-run", f"job {job.job.kind}", facts) as span:
+                    yield from self._carry_out(job, plan_context, execution_plan)
+                    if span is not None and job.job.state is not JobState.DONE:
+                        fail(span, job.job.state)
 
     def _carry_out(
         self, job: RunningJob, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan

@@ -13,7 +13,9 @@ BENCHMARKS = (
     "blind_questions",
     "ledger",
     "redaction",
+    "console_lists",
     "run_launch",
+    "map_tiles",
 )
 
 

@@ -41,7 +41,9 @@ def materialize(
 def demo(as_json: Json = False) -> None:
     """Materialize the whole graph on the samples, run every check, and show what was built and where to look."""
     from cli.demo import run_demo
+    from stemma.store.settings import begin, load_settings
 
+    begin(load_settings())
     settings, database = open_studio()
     with database:
         report = run_demo(settings, database)
@@ -61,7 +63,7 @@ def demo(as_json: Json = False) -> None:
 
 
 def status(as_json: Json = False) -> None:
-    """Show the sources, the products with their counts, the active index, the ledger and what was set aside."""
+    """Show the sources, the products with their counts, the active index, the ledger and the services' health."""
     from cli.overview import read_overview
 
     settings, database = open_studio()
@@ -95,6 +97,19 @@ def status(as_json: Json = False) -> None:
     out.print(f"The ledger has {ledger.entries:,} entries, of which {ledger.waiting:,} wait for a head; {signed}.")
     if ledger.alert:
         say(f"Alert: {ledger.alert}")
+    print_table(
+        "Services",
+        ("service", "status", "p95 ms", "5xx %", "machine", "seen"),
+        [
+            (s.name, s.status, _scaled(s.latency_p95, 1000), _scaled(s.error_rate, 100), s.instance, moment(s.ts))
+            for s in overview.services
+        ],
+        empty="How the services stand is written down once a minute while the API runs.",
+    )
+
+
+def _scaled(value: float | None, factor: int) -> str:
+    return "" if value is None else f"{value * factor:,.1f}"
 
 
 def print_outcome(outcome: Any) -> None:

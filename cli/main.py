@@ -28,6 +28,7 @@ from cli import (
     keys,
     knowledge,
     ledger,
+    maps,
     notify,
     personal,
     receipt,
@@ -62,6 +63,7 @@ app.add_typer(browser.app, name="browser")
 app.add_typer(files.app, name="files")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="keys")
+app.add_typer(maps.app, name="maps")
 app.add_typer(receipt.app, name="receipt")
 app.add_typer(notify.app, name="notify")
 app.add_typer(webhooks.app, name="webhooks")

@@ -13,6 +13,7 @@ from stemma.ledger.signer import sign_once
 from stemma.ledger.standing import newest_head, read_standing
 from stemma.store.database import Database
 from stemma.store.settings import Settings
+from stemma.telemetry.health import ServiceHealth, latest
 
 _LONG = timedelta(seconds=5)
 
@@ -49,12 +50,13 @@ class LedgerStatus:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """Sources, assets, the active index generation and the ledger."""
+    """Sources, assets, the active index generation, the ledger, and how the services stood when last looked at."""
 
     sources: tuple[SourceStatus, ...]
     assets: tuple[AssetStatus, ...]
     index: generations.Generation | None
     ledger: LedgerStatus
+    services: tuple[ServiceHealth, ...]
 
 
 def read_overview(settings: Settings, database: Database) -> Overview:
@@ -70,8 +72,13 @@ def read_overview(settings: Settings, database: Database) -> Overview:
             FROM knowledge_sources s ORDER BY s.name
         """).fetchall()
         index = generations.active(connection)
+        services = latest(connection)
     return Overview(
-        tuple(SourceStatus(*row) for row in rows), _assets(settings, database), index, _ledger(settings, database)
+        tuple(SourceStatus(*row) for row in rows),
+        _assets(settings, database),
+        index,
+        _ledger(settings, database),
+        services,
     )
 
 

@@ -2,22 +2,28 @@
 
 The server is the embedded one, started once per test session; `STEMMA_TEST_DATABASE_URL` names another (its role
 needs CREATEDB). Each test gets a clone of a migrated template, which takes milliseconds. What is slow about a model
-(loading its weights, exporting its query encoder) happens once per session, too.
+(loading its weights, exporting its query encoder) happens once per session, too. Tests that run side by side
+(`make test`) have a server in each process.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import gzip
 import itertools
 import os
 import shutil
+import socket
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -26,6 +32,7 @@ from uuid import UUID
 import httpx
 import psycopg
 import pytest
+import structlog
 import uvicorn
 from fastapi import FastAPI
 from hypothesis import settings as hypothesis_settings
@@ -35,6 +42,7 @@ from api.server import Server, listen
 from stemma.access.keys import IssuedKey, NewKey, create_key
 from stemma.access.permissions import SCOPES, Role
 from stemma.access.principal import local_principal
+from stemma.errors import CheckFailed
 from stemma.knowledge import sources
 from stemma.knowledge.chunking import Chunker
 from stemma.knowledge.chunks import sync_chunks
@@ -46,7 +54,7 @@ from stemma.knowledge.onnx_query import export_query_encoder, query_encoder_fold
 from stemma.ledger.change import Change
 from stemma.ledger.receipts import Materialization
 from stemma.ledger.service import Ledger
-from stemma.store import embedded, migrations
+from stemma.store import embedded, migrations, webserver
 from stemma.store.database import Database, DatabaseUrls
 from stemma.store.outputs import Artifact
 from stemma.store.settings import Settings
@@ -54,6 +62,9 @@ from stemma.store.settings import Settings
 # The first example of a test pays for imports, and a busy machine for others: time is measured in benchmarks/ alone.
 hypothesis_settings.register_profile("untimed", deadline=None)
 hypothesis_settings.load_profile("untimed")
+
+# Rich typesets a traceback with every local in it, which takes seconds and is looked at by nobody.
+structlog.get_config()["processors"][-1].exception_formatter = structlog.dev.plain_traceback
 
 Serve = Callable[..., AbstractContextManager[httpx.Client]]
 
@@ -66,7 +77,8 @@ LIBRARY = {
     "bread.md": "# Bread\n\nKnead flour, water, salt and yeast; let the dough rise before baking.\n",
     "übersicht.txt": "Die Übersicht nennt 😀 alle Kapitel und ihre Seiten in der Reihenfolge des Buches.\n",
 }
-_TEMPLATE = "stemma_test_template"
+# Of this process: several may share the server that STEMMA_TEST_DATABASE_URL names.
+_TEMPLATE = f"stemma_test_template_{os.getpid()}"
 _MEMORY = Path("/dev/shm")
 _NEEDED = 2 << 30
 _numbers = itertools.count(1)
@@ -113,6 +125,9 @@ def server(new_home: Callable[[], Path]) -> Iterator[DatabaseUrls]:
     yield urls
     if not given:
         embedded.stop(settings, force=True)
+        return
+    with psycopg.connect(urls.owner, autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(_TEMPLATE)))
 
 
 @pytest.fixture(scope="session")
@@ -318,9 +333,18 @@ def _write_tiny_model(folder: Path, dimensions: int) -> Path:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Embedder], Path]:
-    """The folder of a model's query encoder, exported once per session."""
-    home = Settings(home=tmp_path_factory.mktemp("exported"))
-    return lambda embedder: export_query_encoder(home, embedder)
+    """The folder of a model's query encoder, exported once, by whichever process of the test run comes first."""
+    own = tmp_path_factory.getbasetemp()
+    home = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "exported"
+    home.mkdir(exist_ok=True)
+    settings = Settings(home=home)
+
+    def export(embedder: Embedder) -> Path:
+        with (home / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return export_query_encoder(settings, embedder)
+
+    return export
 
 
 @pytest.fixture(scope="session")
@@ -335,6 +359,40 @@ def equip(minilm: Embedder, exported: Callable[[Embedder], Path]) -> Callable[[S
         return embedder
 
     return give
+
+
+@dataclass
+class Receiver:
+    """Where a receiver listens, and what came in as path and body."""
+
+    url: str
+    came: list[tuple[str, bytes]] = field(default_factory=list)
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    """A server on a free loopback port that takes every POST, reached without a proxy."""
+
+    class Keep(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            packed = self.headers.get("content-encoding") == "gzip"
+            kept.came.append((self.path, gzip.decompress(body) if packed else body))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Keep) as server:
+        kept = Receiver(f"http://127.0.0.1:{server.server_port}")
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield kept
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture(scope="session")
@@ -422,6 +480,100 @@ def serve(issue_key: Callable[..., IssuedKey]) -> Serve:
             yield client
 
     return serving
+
+
+@pytest.fixture(scope="session")
+def serve_dagster(wait_until: Callable[..., None]) -> Callable[[Any, Settings], AbstractContextManager[None]]:
+    """Serve Dagster's own GraphQL over an instance, on the socket of a studio, for the length of a block."""
+
+    @contextlib.contextmanager
+    def serving(instance: Any, settings: Settings) -> Iterator[None]:
+        from dagster._core.workspace.context import WorkspaceProcessContext
+        from dagster._core.workspace.load_target import EmptyWorkspaceTarget
+        from dagster_webserver.webserver import DagsterWebserver
+
+        with (
+            WorkspaceProcessContext(instance, EmptyWorkspaceTarget()) as context,
+            socket.socket(socket.AF_UNIX) as listener,
+        ):
+            path = webserver.socket_path(settings, webserver.Webserver.FULL)
+            listener.bind(str(path))
+            app = DagsterWebserver(context, app_path_prefix=webserver.PATH).create_asgi_app()
+            server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+            thread.start()
+            try:
+                wait_until(lambda: server.started or not thread.is_alive())
+                yield
+            finally:
+                server.should_exit = True
+                thread.join()
+                path.unlink(missing_ok=True)
+
+    return serving
+
+
+@dataclass(frozen=True)
+class SomeRuns:
+    """Runs of two small assets: one that made them, one that changed them by another text, one that failed."""
+
+    first: str
+    second: str
+    failed: str
+
+
+@pytest.fixture(scope="session")
+def execute_runs() -> Callable[[Any, Database, Settings], SomeRuns]:
+    """Execute them for real, with their checks and log lines, and write their receipts."""
+
+    def execute(instance: Any, database: Database, settings: Settings) -> SomeRuns:
+        import dagster as dg
+
+        from assets.product import product
+        from resources.materializations import issue_receipts
+        from stemma.runs.model import ACTOR_TAG
+        from stemma.store.files import FileStore
+
+        text = "A lamp takes a bulb.\n"
+
+        @product(key=["handbook", "text"], code_version="3", kinds={"python"}, description="A text")
+        def handbook():  # type: ignore[no-untyped-def]  # Dagster cannot see annotations that stand in a function
+            dg.AssetExecutionContext.get().log.info("read the handbook of ada@example.org")
+            FileStore(settings.home / "files").write("handbook/text.txt", text.encode())
+            facts = {"lines": text.count("\n"), "share": 0.25, "pages": 7}
+            return dg.MaterializeResult(data_version=dg.DataVersion(f"v{len(text)}"), metadata=facts)
+
+        @product(
+            key=["handbook", "words"],
+            code_version="1",
+            kinds={"python"},
+            description="Its words",
+            deps=[handbook],
+            check_specs=[dg.AssetCheckSpec("words_are_there", asset=["handbook", "words"])],
+        )
+        def words():  # type: ignore[no-untyped-def]
+            if "broken" in text:
+                raise CheckFailed("words_missing", "The text of ada@example.org has no words.")
+            dg.AssetExecutionContext.get().log.warning("a word is long")
+            FileStore(settings.home / "files").write("handbook/words.txt", b"words")
+            checked = dg.AssetCheckResult(passed=True, description="All of them.")
+            return dg.MaterializeResult(
+                data_version=dg.DataVersion("same"), metadata={"words": 5}, check_results=[checked]
+            )
+
+        def run() -> str:
+            tags = {ACTOR_TAG: "schedule:nightly"}
+            made = dg.materialize([handbook, words], instance=instance, tags=tags, raise_on_error=False)
+            issue_receipts(instance, database, settings)
+            return made.run_id
+
+        first = run()
+        text += "And a second line.\n"
+        second = run()
+        text = "broken"
+        return SomeRuns(first, second, run())
+
+    return execute
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import subprocess
 import sys
 import tomllib
@@ -36,7 +37,7 @@ def test_every_dependency_is_pinned() -> None:
     extras = project["optional-dependencies"]
     wanted = {
         requirement.split("[")[0].split("==")[0].lower().replace("_", "-")
-        for requirement in [*project["dependencies"], *extras["dev"], *extras["bench"]]
+        for requirement in [*project["dependencies"], *itertools.chain.from_iterable(extras.values())]
     }
     pinned = {
         line.split("==")[0].lower().replace("_", "-")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,9 +32,13 @@ _GZIP_LEVEL = 5
 _TONES: Final = {
     "good": {"ok", "ready", "active", "done", "approved", "used", "valid", "present", "created", "fresh", "success"},
     "bad": {"failed", "error", "revoked", "denied", "expired", "broken", "invalid"},
-    "warn": {"pending", "waiting", "stale", "not_running", "quarantined", "cancelled", "withdrawn", "erased"},
-    "info": {"queued", "running", "started", "replaced", "building"},
+    "warn": {
+        *("pending", "waiting", "cancelling", "skipped", "stale", "not_running"),
+        *("quarantined", "cancelled", "withdrawn", "erased", "postponed", "cancel_requested"),
+    },
+    "info": {"queued", "running", "starting", "started", "replaced", "building"},
 }
+_UUID: Final = re.compile(r"\b([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 _ASCENDING_SECONDS: Final = ((60, "s"), (3600, "min"), (86400, "h"), (86400 * 365, "d"))
 
 
@@ -136,6 +141,11 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def number(value: float) -> str:
+    """A figure with its thousands apart; a fraction to four digits."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4f}".rstrip("0").rstrip(".")
+
+
 def ago(at: datetime, now: datetime) -> str:
     """How long ago a time is, such as `4 min ago`, or how far ahead, such as `in 2 d`."""
     seconds = (now - at).total_seconds()
@@ -152,6 +162,22 @@ def ago(at: datetime, now: datetime) -> str:
         return f"{at:%Y-%m-%d}"
     words = f"{int(away // divisor)} {unit}"
     return f"{words} ago" if seconds > 0 else f"in {words}"
+
+
+def left(until: datetime, now: datetime) -> str:
+    """How long there is until a time, in its two largest units, such as `2 d 4 h left`."""
+    hours, minutes = divmod(max(int((until - now).total_seconds()), 0) // 60, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h left"
+    if hours:
+        return f"{hours} h {minutes} min left"
+    return f"{minutes} min left" if minutes else "less than a minute left"
+
+
+def brief(text: str) -> str:
+    """A name with each UUID in it cut to its first part, for lists; the whole belongs into a title beside it."""
+    return _UUID.sub(r"\1…", text)
 
 
 def marked(text: str, spans: Sequence[tuple[int, int]]) -> Markup:
@@ -182,9 +208,11 @@ def _make_environment() -> Environment:
         "size": size,
         "duration": duration,
         "ago": ago,
+        "left": left,
+        "brief": brief,
         "utc": utc,
         "marked": marked,
-        "number": lambda value: f"{value:,}",
+        "number": number,
         "short": lambda text: text[:12],
         "words": lambda text: text.replace("_", " "),
     }

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from api.access import allow
-from api.deps import SearcherDep
+from api.deps import MetricsDep, SearcherDep
 from api.limits import limited
 from api.openapi import problems
 from api.routers import API
@@ -68,6 +68,7 @@ class SearchBody(BaseModel):
 )
 def search(
     searcher: SearcherDep,
+    metrics: MetricsDep,
     q: Annotated[
         str,
         Query(
@@ -87,7 +88,9 @@ def search(
     Pages of one search come from one generation: when the index has been renewed since, the cursor is
     refused with `cursor_invalid` and the search starts anew.
     """
-    return _body(searcher.search(q, k=k, sources=source, mode=mode, cursor=cursor))
+    page = searcher.search(q, k=k, sources=source, mode=mode, cursor=cursor)
+    metrics.searched(mode, page.took_ms / 1000)
+    return _body(page)
 
 
 def _body(page: SearchPage) -> dict[str, object]:

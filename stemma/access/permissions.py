@@ -33,6 +33,7 @@ PERMISSIONS: Final[dict[str, frozenset[Role]]] = {
     "ingest:read": _EVERYONE,
     "ingest:write": _BUILDERS,
     "ledger:read": _EVERYONE,
+    "ledger:verify": _BUILDERS | {Role.REVIEWER},
     "jobs:read": _EVERYONE,
     "jobs:write": _BUILDERS,
     "jobs:operate": _BUILDERS,
@@ -40,6 +41,7 @@ PERMISSIONS: Final[dict[str, frozenset[Role]]] = {
     "approvals:request": _BUILDERS,
     "approvals:decide": _ADMINS | {Role.REVIEWER},
     "approvals:withdraw-any": _ADMINS,
+    "telemetry:read": _EVERYONE,
     "publish:sign": _BUILDERS,
     "admin:keys": _ADMINS,
     "admin:audit": _ADMINS,
@@ -49,7 +51,7 @@ PERMISSIONS: Final[dict[str, frozenset[Role]]] = {
 
 SCOPES: Final = (
     "feeds", "llm", "ingest", "search", "jobs", "agents", "decide", "prompts", "evals", "papers", "map", "publish",
-    "social", "approvals", "ledger", "admin",
+    "social", "approvals", "ledger", "telemetry", "admin",
 )  # fmt: skip
 """The capabilities that a scope can name, as `capability:*` or `capability:action`."""
 

@@ -5,7 +5,7 @@ A pending approval past its deadline is read as expired, as it will be once it i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -35,6 +35,7 @@ _DECISIONS = """
 _LIST = f"""
     SELECT * FROM (SELECT {_COLUMNS}, a.position FROM {_APPROVALS}) AS approval
     WHERE position < %(before)s
+        AND (NOT %(settled)s OR state <> 'pending')
         AND (%(state)s::text IS NULL OR state = %(state)s)
         AND (%(kind)s::text IS NULL OR kind = %(kind)s)
         AND (%(subject)s::text IS NULL OR subject = %(subject)s)
@@ -73,10 +74,14 @@ def list_approvals(
     subject: str | None = None,
     requested_by: str | None = None,
     risk: Risk | None = None,
+    settled: bool = False,
     cursor: str | None = None,
     limit: int = 50,
 ) -> Page[ApprovalSummary]:
-    """The newest approvals first, all or those that match; raises InvalidInput(field="cursor")."""
+    """The newest approvals first, all or those that match; `settled` leaves out what is pending.
+
+    Raises InvalidInput(field="cursor").
+    """
     (before,) = decode_cursor("approvals", cursor, int) if cursor else (_NEWEST,)
     rows = (
         connection.cursor(row_factory=dict_row)
@@ -89,6 +94,7 @@ def list_approvals(
                 "subject": subject,
                 "requested_by": requested_by,
                 "risk": risk,
+                "settled": settled,
                 "limit": limit + 1,
             },
         )
@@ -96,6 +102,15 @@ def list_approvals(
     )
     page = cut_page(rows, limit, lambda last: encode_cursor("approvals", last["position"]))
     return Page(tuple(ApprovalSummary(**_summary(row)) for row in page.data), page.next_cursor)
+
+
+def list_of_subjects(connection: Connection, subjects: Iterable[str], limit: int = 50) -> tuple[ApprovalSummary, ...]:
+    """The newest approvals of any of these subjects, the newest first."""
+    query = f"""
+        SELECT {_COLUMNS} FROM {_APPROVALS} WHERE subject = ANY(%s) ORDER BY position DESC LIMIT %s
+    """
+    rows = connection.cursor(row_factory=dict_row).execute(query, (sorted(subjects), limit)).fetchall()
+    return tuple(ApprovalSummary(**_summary(row)) for row in rows)
 
 
 def _summary(row: Mapping[str, Any]) -> dict[str, Any]:

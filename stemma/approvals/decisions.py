@@ -35,11 +35,7 @@ def decide(
     """
     check_text("reason", reason, at_most=MAX_REASON, required=verdict is Verdict.DENY)
     approval = get_approval(connection, approval_id)
-    _require_decider(principal, approval)
-    require_pending(approval)
-    if any(given.decided_by == principal.actor for given in approval.decisions):
-        hint = "It takes somebody else now."
-        raise Conflict("already_decided", "You have decided this one already.", field="id", hint=hint)
+    require_may_decide(principal, approval)
     require_seen(approval, seen)
     now = database_time(connection)
     decision = Decision(principal.actor, principal.role, verdict, reason, now)
@@ -56,7 +52,8 @@ def decide(
     return Change(entries, (settle(decided), _insert(approval.id, decision)), lambda _: decided)
 
 
-def _require_decider(principal: Principal, approval: Approval) -> None:
+def require_may_decide(principal: Principal, approval: Approval) -> None:
+    """Raises Forbidden for who may not decide this one, Conflict when it is settled or this principal has decided."""
     principal.require("approvals:decide")
     if approval.deciders and principal.role not in approval.deciders:
         hint = f"It takes one of the roles {', '.join(sorted(approval.deciders))}."
@@ -64,6 +61,10 @@ def _require_decider(principal: Principal, approval: Approval) -> None:
     if approval.second_person and principal.actor == approval.requested_by:
         hint = "Ask somebody else to decide, or withdraw it."
         raise Forbidden("second_person_needed", "Who asked for this approval may not decide it.", hint=hint)
+    require_pending(approval)
+    if any(given.decided_by == principal.actor for given in approval.decisions):
+        hint = "It takes somebody else now."
+        raise Conflict("already_decided", "You have decided this one already.", field="id", hint=hint)
 
 
 def _outcome(approval: Approval, verdict: Verdict) -> State:

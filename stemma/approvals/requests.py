@@ -100,15 +100,20 @@ def withdraw(
     PreconditionFailed when it is not as seen.
     """
     approval = get_approval(connection, approval_id)
-    if principal.actor != approval.requested_by and not principal.may("approvals:withdraw-any"):
-        hint = "Ask an admin to withdraw it, or somebody who may decide to deny it."
-        raise Forbidden("approval_of_another", "Only who asked for an approval may withdraw it.", hint=hint)
-    require_pending(approval)
+    require_may_withdraw(principal, approval)
     require_seen(approval, seen)
     withdrawn = replace(
         approval, state=State.WITHDRAWN, version=approval.version + 1, settled_at=database_time(connection)
     )
     return Change(step("approval.withdrawn", principal, withdrawn), (settle(withdrawn),), lambda _: withdrawn)
+
+
+def require_may_withdraw(principal: Principal, approval: Approval) -> None:
+    """Raises Forbidden unless the principal asked for it or may withdraw anybody's, Conflict when it is settled."""
+    if principal.actor != approval.requested_by and not principal.may("approvals:withdraw-any"):
+        hint = "Ask an admin to withdraw it, or somebody who may decide to deny it."
+        raise Forbidden("approval_of_another", "Only who asked for an approval may withdraw it.", hint=hint)
+    require_pending(approval)
 
 
 def _check(proposal: Proposal) -> None:

@@ -46,6 +46,32 @@ class InclusionProof:
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """One step of an audit path: the sibling over the entries `first` to `last`, on which side it stands, and the node
+    that it gives together with the one before.
+    """
+
+    first: int
+    last: int
+    left: bool
+    sibling: bytes
+    node: bytes
+
+
+def steps(proof: InclusionProof) -> tuple[Step, ...]:
+    """The way from an entry's hash to the root, nearest sibling first; the last node is the root where it holds."""
+    tree = proof.head.head.of(proof.chain)
+    node, found = merkle.leaf_hash(proof.entry_hash), []
+    for (start, end), sibling in zip(
+        merkle.inclusion_ranges(proof.seq - 1, tree.size if tree else 0), proof.path, strict=True
+    ):
+        left = end < proof.seq
+        node = merkle.node_hash(sibling, node) if left else merkle.node_hash(node, sibling)
+        found.append(Step(start + 1, end, left, sibling, node))
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
 class ConsistencyProof:
     """That `new` only appended to what `old` signed of one chain."""
 

@@ -9,7 +9,7 @@ from typing import Self, TypeVar
 from stemma.ledger.change import Change
 from stemma.ledger.entries import Entry, NewEntry
 from stemma.ledger.signer import LedgerSigner, SignerStatus
-from stemma.ledger.writer import LedgerWriter, Statement
+from stemma.ledger.writer import LedgerWriter, Observer, Statement
 from stemma.store.database import DatabaseUrls
 from stemma.store.settings import Settings
 
@@ -19,9 +19,9 @@ T = TypeVar("T")
 class Ledger:
     """A writer and a signer on one database. Thread-safe; `close()`, or use it as a context manager."""
 
-    def __init__(self, urls: DatabaseUrls, settings: Settings) -> None:
+    def __init__(self, urls: DatabaseUrls, settings: Settings, *, observer: Observer | None = None) -> None:
         self._signer = LedgerSigner(urls.app, settings)
-        self._writer = LedgerWriter(urls.app, on_commit=self._signer.wake)
+        self._writer = LedgerWriter(urls.app, on_commit=self._signer.wake, observer=observer)
 
     def __enter__(self) -> Self:
         return self
@@ -53,6 +53,10 @@ class Ledger:
     async def commit_async(self, change: Change[T], *also: Statement) -> T:
         """`commit` for coroutines; no thread waits meanwhile."""
         return change.result(await self._writer.append_async(change.entries, (*change.companions, *also)))
+
+    def waiting(self) -> int:
+        """How many appends wait for the writer."""
+        return self._writer.waiting()
 
     def status(self) -> SignerStatus:
         """How signing stands in this process."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 from psycopg.rows import class_row
@@ -18,6 +19,8 @@ from stemma.ledger.heads import HeadStore, SignedHead
 from stemma.ledger.keys import public_keys
 from stemma.store.database import Connection
 from stemma.store.settings import Settings
+
+_ENTRY: Final = "SELECT chain, seq, prev_hash, body, entry_hash, id, kind, actor, subject, created_at FROM ledger"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +74,16 @@ def read_standing(connection: Connection, head: SignedHead | None) -> Standing:
 def read_entry(connection: Connection, entry_id: UUID) -> Entry:
     """One entry; raises NotFound(field="id")."""
     with connection.cursor(row_factory=class_row(Entry)) as cursor:
-        entry = cursor.execute(
-            "SELECT chain, seq, prev_hash, body, entry_hash, id, kind, actor, subject, created_at"
-            " FROM ledger WHERE id = %s",
-            (entry_id,),
-        ).fetchone()
+        entry = cursor.execute(f"{_ENTRY} WHERE id = %s", (entry_id,)).fetchone()
     if entry is None:
         raise NotFound("entry_not_found", f"The ledger has no entry {entry_id}.", field="id")
+    return entry
+
+
+def read_entry_at(connection: Connection, chain: str, seq: int) -> Entry:
+    """The entry at this place of a chain; raises NotFound(field="seq")."""
+    with connection.cursor(row_factory=class_row(Entry)) as cursor:
+        entry = cursor.execute(f"{_ENTRY} WHERE chain = %s AND seq = %s", (chain, seq)).fetchone()
+    if entry is None:
+        raise NotFound("entry_not_found", f"The chain {chain} has no entry {seq:,}.", field="seq")
     return entry

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
-from stemma.errors import CheckFailed
+from stemma.errors import CheckFailed, Unavailable
 from stemma.ledger import receipt_catalog, receipts
 from stemma.ledger.entries import entry_hash, format_time, genesis, recanonicalized
 from stemma.ledger.heads import HeadStore, SignedHead, read_head_file, resumable
@@ -134,20 +134,23 @@ def verify(
     chain: str | None = None,
     head_file: Path | None = None,
     deep: bool = False,
+    within: float | None = None,
 ) -> Report:
     """Compare the stored entries with their hashes, with each other and with every head of the second store.
 
     `chain` reads that chain alone; `head_file` is a head that someone kept and adds its word; `deep` also makes each
-    canonical form anew. Raises what keeps it from looking at all: Unavailable, NotFound, InvalidInput for `head_file`.
+    canonical form anew; it is given up `within` these seconds, where that is set. Raises what keeps it from looking at
+    all: Unavailable, also with code `verification_too_long`, NotFound, InvalidInput for `head_file`.
     """
     started = time.perf_counter()
+    until = None if within is None else started + within
     findings = _Findings()
     # Heads before rows: a head that is signed meanwhile would cover entries that the snapshot does not see.
     heads = _believed_heads(settings, head_file, findings)
     witnesses = _witnesses(heads, chain)
     census = Census()
     with database.snapshot() as connection:
-        chains = list(_chains(connection, chain, witnesses, findings, census, deep=deep))
+        chains = list(_chains(connection, chain, witnesses, findings, census, deep=deep, until=until))
         erased = _settled(census, connection, settings, findings)
         if chain in (None, receipts.CHAIN):
             for found in receipt_catalog.misplaced(connection):
@@ -250,6 +253,7 @@ def _chains(
     census: Census,
     *,
     deep: bool,
+    until: float | None,
 ) -> Iterator[ChainReport]:
     reader: _ChainReader | None = None
     with connection.cursor(name="verified_entries", binary=True) as cursor:
@@ -265,6 +269,8 @@ def _chains(
             {"chain": only},
         )
         for name, *row in cursor:
+            if until is not None and time.perf_counter() > until:
+                raise _too_long()
             if reader is None or name != reader.chain:
                 if reader is not None:
                     yield reader.finish()
@@ -272,6 +278,11 @@ def _chains(
             reader.read(*row)
     if reader is not None:
         yield reader.finish()
+
+
+def _too_long() -> Unavailable:
+    hint = "Verify one chain, or run `stemma verify`, which takes the time that it needs."
+    return Unavailable("verification_too_long", "There is more to verify than there was time for.", hint=hint)
 
 
 class _ChainReader:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, LiteralString, Self
+from typing import Any, LiteralString, Protocol, Self
 from uuid import UUID
 
 import psycopg
@@ -82,6 +82,16 @@ _Answer = tuple[Entry, ...]
 _AnyFuture = Future[_Answer] | asyncio.Future[_Answer]
 
 
+class Observer(Protocol):
+    """Who looks on while entries are appended; its methods return at once and raise nothing."""
+
+    def accepted(self, entries: int) -> Callable[[_AnyFuture], None] | None:
+        """An append was accepted, in its caller's context; what this returns is called when the append has ended."""
+
+    def committed(self, appends: int, entries: int, seconds: float) -> None:
+        """One transaction wrote these, in the writer's thread; `seconds` with every try it took."""
+
+
 class _Request:
     """What waits to be written; with `loop`, `future` is one of that event loop."""
 
@@ -104,10 +114,13 @@ class _Request:
 class LedgerWriter:
     """The process's appender. Thread-safe; `close()` waits for what was accepted, or use it as a context manager."""
 
-    def __init__(self, url: str, *, on_commit: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, url: str, *, on_commit: Callable[[], None] | None = None, observer: Observer | None = None
+    ) -> None:
         """`url` is the libpq URI of a role that may insert; `on_commit` is called after each commit."""
         self._url = url
         self._on_commit = on_commit or (lambda: None)
+        self._observer = observer
         self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._accepting = threading.Lock()
         self._closed = False
@@ -156,6 +169,12 @@ class LedgerWriter:
             if self._queue.qsize() >= _MAX_QUEUED:
                 raise Unavailable("ledger_busy", "Too many appends wait for the ledger.", hint="Try again in a second.")
             self._queue.put(request)
+        if self._observer is not None and (ended := self._observer.accepted(len(request.drafts))):
+            request.future.add_done_callback(ended)
+
+    def waiting(self) -> int:
+        """How many appends wait for the writer's thread."""
+        return self._queue.qsize()
 
     def close(self) -> None:
         """Accept nothing more, write what was accepted, and end the thread."""
@@ -198,6 +217,7 @@ class LedgerWriter:
 
     def _commit(self, batch: list[_Request]) -> None:
         """Commit a batch; when it fails, each member alone, so that a bad one fails alone."""
+        started = time.monotonic()
         try:
             stored = self._transact(batch)
         except Exception as error:
@@ -209,6 +229,8 @@ class LedgerWriter:
                 self._commit([request])
             return
         _answer(batch, stored)
+        if self._observer is not None:
+            self._observer.committed(len(batch), sum(map(len, stored)), time.monotonic() - started)
         self._on_commit()
 
     def _transact(self, batch: list[_Request]) -> list[tuple[Entry, ...]]:

@@ -107,6 +107,16 @@ def _configure(connection: Connection) -> None:
     connection.commit()
 
 
+@dataclass(frozen=True, slots=True)
+class PoolUsage:
+    """A pool's connections: at most, open, of these in use; and how many requests wait for one."""
+
+    limit: int
+    open: int
+    in_use: int
+    waiting: int
+
+
 def database_time(connection: Connection) -> datetime:
     """What the database's clock says; what several processes compare is kept by it alone."""
     (now,) = connection.execute("SELECT clock_timestamp()").fetchone() or (None,)
@@ -147,11 +157,20 @@ class Database:
         """Close the pool; connections in use are closed when they are given back."""
         self._pool.close()
 
+    def pool_usage(self) -> PoolUsage:
+        """How the pool stands now."""
+        found = self._pool.get_stats()
+        size, idle = found.get("pool_size", 0), found.get("pool_available", 0)
+        return PoolUsage(self._pool.max_size, size, size - idle, found.get("requests_waiting", 0))
+
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[Connection]:
-        """A read-write transaction that commits at the end of the block and rolls back on any error."""
+    def transaction(self, *, timeout: float | None = None) -> Iterator[Connection]:
+        """A read-write transaction that commits at the end of the block and rolls back on any error.
+
+        Raises Unavailable where no connection is to be had within `timeout` seconds, by default 20.
+        """
         try:
-            with self._pool.connection() as connection:
+            with self._pool.connection(timeout=timeout) as connection:
                 yield connection
         except PoolTimeout as error:
             raise _unreachable(error) from error

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
@@ -253,3 +254,21 @@ def test_durations(value: float, shown: str) -> None:
 @pytest.mark.parametrize(("value", "shown"), [(12, "12 bytes"), (1400, "1.4 kB"), (52_428_800, "52.4 MB")])
 def test_sizes(value: int, shown: str) -> None:
     assert rendering.size(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (-5, "less than a minute left"),
+        (200, "3 min left"),
+        (7260, "2 h 1 min left"),
+        (183_600, "2 d 3 h left"),
+    ],
+)
+def test_what_is_left(seconds: int, shown: str) -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    assert rendering.left(now + timedelta(seconds=seconds), now) == shown
+
+
+def test_a_name_is_brief_in_lists() -> None:
+    assert rendering.brief("key:5b0f8c1e-8d8c-4d1c-9a5b-0f2a6f2a7c11, run/7") == "key:5b0f8c1e…, run/7"

@@ -74,6 +74,17 @@ def test_a_run_claims_does_and_closes(instance: dg.DagsterInstance, database: Da
     assert done.queued_ms is not None and done.run_ms is not None
 
 
+def test_a_run_is_a_trace(
+    instance: dg.DagsterInstance, queue: Any, receiver: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEMMA_OTEL_ENDPOINT", receiver.url)
+    job = queue(input={"message": "hidden"})
+    run(instance, job)
+    ((path, body),) = receiver.came
+    assert path == "/v1/traces"
+    assert f"job {job.kind}".encode() in body and str(job.id).encode() in body and b"hidden" not in body
+
+
 def test_a_second_run_leaves_the_job_alone(instance: dg.DagsterInstance, database: Database, queue: Any) -> None:
     job = queue()
     run(instance, job)

@@ -4,6 +4,17 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from api.console.pages import keys, overview, preferences, search
+from api.console.pages import approvals, historian, jobs, keys, ledger, overview, preferences, receipts, runs, search
 
-ROUTERS: Final[tuple[APIRouter, ...]] = (overview.router, search.router, keys.router, preferences.router)
+ROUTERS: Final[tuple[APIRouter, ...]] = (
+    overview.router,
+    search.router,
+    jobs.router,
+    runs.router,
+    approvals.router,
+    historian.router,
+    receipts.router,
+    ledger.router,
+    keys.router,
+    preferences.router,
+)

@@ -14,7 +14,6 @@ from api.console.charts import Bar, bars
 from api.console.rendering import render
 from api.deps import DatabaseDep, LedgerDep, SettingsDep
 from api.limits import limited
-from api.routers.health import run_checks
 from stemma.access.principal import Principal
 from stemma.approvals.catalog import list_approvals
 from stemma.knowledge.catalog import SourceSummary, list_sources
@@ -23,6 +22,7 @@ from stemma.ledger.feed import Filter, count_by_day, list_entries, read_tails
 from stemma.ledger.journal import HISTORIAN
 from stemma.ledger.receipt_catalog import AssetFreshness, RunReceipts, newest_by_asset, newest_runs
 from stemma.store.database import Connection
+from stemma.telemetry.checks import check_all
 
 router = APIRouter(route_class=limited("console"), include_in_schema=False)
 
@@ -53,7 +53,7 @@ def show(
     ledger: LedgerDep,
 ) -> Response:
     """Each part is shown to whoever may read it; what the database does not answer is left out."""
-    checks = run_checks(settings, database, ledger)
+    checks = check_all(settings, database, ledger.status())
     sources: tuple[SourceSummary, ...] | None = None
     history: History | None = None
     pending: int | None = None

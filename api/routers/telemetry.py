@@ -1,0 +1,67 @@
+"""Metrics for Prometheus, and the minutes of the studio's health."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.access import allow
+from api.deps import DatabaseDep, MetricsDep, PageDep
+from api.limits import limited
+from api.openapi import problems
+from api.routers import API
+from stemma.store.cursors import Page
+from stemma.telemetry.health import ServiceHealth, list_health
+from stemma.telemetry.metrics import CONTENT_TYPE
+
+METRICS_PATH = "/metrics"
+
+router = APIRouter(tags=["telemetry"], route_class=limited("telemetry"), dependencies=[allow("telemetry:read")])
+
+
+class HealthBody(BaseModel):
+    """How a service stood."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int
+    instance: str = Field(description="The machine whose API process looked", examples=["studio-1"])
+    name: str = Field(description="`api`, or a check of /readyz", examples=["api"])
+    status: str = Field(description="`ok`, `degraded`, `failed` or `not_running`", examples=["ok"])
+    latency_p95: float | None = Field(
+        description="Seconds until 95 % of the answers of the minute before had begun", examples=[0.041]
+    )
+    error_rate: float | None = Field(description="Share of that minute's requests answered 5xx", examples=[0.0])
+    ts: datetime
+
+
+class HealthsBody(BaseModel):
+    """One page of the health's history, the newest first."""
+
+    data: list[HealthBody]
+    next_cursor: str | None
+
+
+@router.get(
+    METRICS_PATH,
+    response_class=PlainTextResponse,
+    responses=problems(429),
+    summary="This process's metrics, for Prometheus",
+)
+def metrics(metrics: MetricsDep) -> Response:
+    """Prometheus' text format. What cannot be looked up is left out and counted in `stemma_scrape_failures_total`."""
+    return Response(metrics.exposition(), media_type=CONTENT_TYPE)
+
+
+@router.get(f"{API}/health", response_model=HealthsBody, responses=problems(503), summary="How the services stood")
+def list_rows(
+    database: DatabaseDep,
+    page: PageDep,
+    name: Annotated[str | None, Query(max_length=64, description="Only this service")] = None,
+) -> Page[ServiceHealth]:
+    """One row a minute for each service and machine, kept for thirty days; `/readyz` says how things stand now."""
+    return database.read(lambda connection: list_health(connection, name=name, cursor=page.cursor, limit=page.limit))

@@ -1,0 +1,180 @@
+"""The privacy gate of incident layers: which columns may be kept, where incidents are shown, and the proof of both.
+
+What a layer asks for is in `layers`; `features` applies it. Snapping and suppression act on features, before tiles are
+made, so that everything a tile may say is in the released features.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from stemma.errors import InvalidInput
+from stemma.maps import grid
+from stemma.maps.cells import COUNT, TOP, counted_as
+from stemma.maps.decoding import Layer, decode, parts
+from stemma.maps.findings import Findings, Problem
+from stemma.maps.grid import Floats, Positions
+from stemma.maps.mvt import Value
+from stemma.maps.pmtiles import Archive
+from stemma.maps.points import Points
+from stemma.maps.varints import Integers
+from stemma.redaction.names import words
+
+DENIED = words(
+    "address age aged ages birth birthday born comment comments description detail details disability dob email "
+    "ethnic ethnicity firstname forename fullname gender lastname mail name names narrative nationality note notes "
+    "offender person phone postcode race racial religion remark remarks sex sexuality story summary surname suspect "
+    "telephone text title victim witness"
+)
+
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_LONG_WORDS = 8
+_DISTINCT_SHARE = 0.2
+_CONTENT_LIMIT = 64 << 20
+
+
+def sounds_personal(column: str) -> bool:
+    """Whether a word of a column's name is on the denylist."""
+    return any(word.lower() in DENIED for word in _WORDS.findall(column))
+
+
+def check_columns(columns: Mapping[str, str], allow: Sequence[str]) -> None:
+    """Refuse attributes (by name, with the column of each) that sound personal and are not allowed by name.
+
+    Raises InvalidInput(attribute_denied).
+    """
+    for name, column in columns.items():
+        if column not in allow and (sounds_personal(column) or sounds_personal(name)):
+            raise InvalidInput(
+                "attribute_denied",
+                f"An incident layer does not keep the column {column}: it sounds personal.",
+                field=f"attributes.{name}",
+                hint="Leave it out, or name it under privacy.allow if it says nothing about a person.",
+            )
+
+
+def check_texts(name: str, values: Sequence[Value], rows: int) -> None:
+    """Refuse an attribute that holds free text: long values, hardly one twice.
+
+    Raises InvalidInput(attribute_denied).
+    """
+    texts = [value for value in values if isinstance(value, str)]
+    words = sum(text.count(" ") + 1 for text in texts)
+    if len(texts) > _DISTINCT_SHARE * rows and words > _LONG_WORDS * len(texts):
+        raise InvalidInput(
+            "attribute_denied",
+            f"An incident layer does not keep {name}: it holds free text.",
+            field=f"attributes.{name}",
+            hint="Leave it out, or name its column under privacy.allow if it says nothing about a person.",
+        )
+
+
+def snapped(longitude: Floats, latitude: Floats, level: int) -> tuple[Floats, Floats]:
+    """The centres of the cells of a level of the quadtree in which places within the map lie."""
+    x, y = grid.positions(longitude, latitude)
+    return grid.degrees(_centre(x, level), _centre(y, level))
+
+
+def _centre(positions: Positions, level: int) -> Positions:
+    side = 1 << grid.LEVELS - level
+    return (positions & -side) + side // 2
+
+
+def crowded(longitude: Floats, latitude: Floats, minimum: int) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    """Which places are shared by at least so many."""
+    if not len(longitude):
+        return np.zeros(0, bool)
+    _, place, counts = np.unique(
+        np.stack((longitude, latitude), axis=1), axis=0, return_inverse=True, return_counts=True
+    )
+    enough = counts[place.reshape(-1)] >= minimum
+    return np.asarray(enough)
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What was looked at, and what should not have been there."""
+
+    tiles: int
+    features: int
+    problems: tuple[Problem, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing was found."""
+        return not self.problems
+
+
+def prove(path: Path, released: Points, layer: str, level: int, minimum: int) -> Proof:
+    """Prove that an archive shows the released incidents and nothing else.
+
+    Released places are centres of cells of the quadtree's `level`, each shared by at least `minimum` incidents. Every
+    feature of every tile lies on one of them and says nothing but released values of released attributes; every cell
+    counts at least `minimum`. So no raw coordinate and no denied value is in any tile.
+    """
+    findings = Findings()
+    _prove_places(released, level, minimum, findings)
+    values = {column.name: set(column.values) for column in released.columns}
+    counts = {counted_as(column.name, value) for column in released.columns for value in column.values} | {COUNT}
+    all_values = set().union(*values.values()) if values else set()
+    tiles = features = 0
+    with Archive(path) as archive:
+        declared = archive.metadata().get("vector_layers", [])
+        for field in {field for item in declared for field in item["fields"]} - counts - values.keys() - {TOP}:
+            findings.add("attribute_unreleased", f"The metadata name a field {field}.")
+        for tile_id, data in archive.stored():
+            tiles += 1
+            for found in decode(archive.content(data, _CONTENT_LIMIT)):
+                features += len(found.features)
+                if found.name == layer:
+                    _prove_values(found, values, findings)
+                    _prove_positions(found, tile_id, released, findings)
+                else:
+                    _prove_cells(found, counts, all_values, minimum, findings)
+    return Proof(tiles, features, findings.problems)
+
+
+def _prove_places(released: Points, level: int, minimum: int, findings: Findings) -> None:
+    for positions in (released.x, released.y):
+        # A centre goes through degrees, which may cost the last bit.
+        if (np.abs(positions - _centre(positions, level)) > 1).any():
+            findings.add("coordinate_raw", "A released place is not the centre of a cell.")
+    cells = released.keys >> 2 * (grid.LEVELS - level)
+    _, counts = np.unique(cells, return_counts=True)
+    if len(counts) and counts.min() < minimum:
+        findings.add("place_rare", f"A released place has {int(counts.min())} incidents, not {minimum}.")
+
+
+def _prove_values(found: Layer, values: Mapping[str, set[Value]], findings: Findings) -> None:
+    for feature in found.features:
+        for key, value in found.attributes(feature).items():
+            if value not in values.get(key, ()):
+                findings.add("value_unreleased", f"A tile says {key} with a value that was not released.")
+
+
+def _prove_positions(found: Layer, tile_id: int, released: Points, findings: Findings) -> None:
+    zoom = grid.zoom_of(tile_id)
+    column, row = (int(place[0]) for place in grid.tiles(zoom, np.array([tile_id])))
+    places = np.concatenate([path for feature in found.features for path in parts(feature)])
+    shown = _joined(places[:, 0] + (column << grid.EXTENT_BITS), places[:, 1] + (row << grid.EXTENT_BITS))
+    shift = grid.LEVELS - zoom - grid.EXTENT_BITS
+    if not np.isin(shown, _joined(released.x >> shift, released.y >> shift)).all():
+        findings.add("coordinate_raw", f"A tile of zoom {zoom} shows a place that was not released.")
+
+
+def _joined(x: Integers | Positions, y: Integers | Positions) -> Integers:
+    return np.asarray(x, np.int64) << 32 | np.asarray(y, np.int64)
+
+
+def _prove_cells(found: Layer, counts: set[str], values: Iterable[Value], minimum: int, findings: Findings) -> None:
+    for feature in found.features:
+        said = found.attributes(feature)
+        if said.get(COUNT, 0) < minimum:  # type: ignore[operator]  # counts are numbers; text raises as it should
+            findings.add("place_rare", f"A cell counts fewer than {minimum} incidents.")
+        if said.keys() - counts - {TOP} or (TOP in said and said[TOP] not in values):
+            findings.add("value_unreleased", "A cell says something else than counts.")
