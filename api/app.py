@@ -32,6 +32,7 @@ from api.routers import (
     notifications,
     policies,
     receipts,
+    runs,
     search,
     sessions,
     sources,
@@ -108,6 +109,8 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(jobs.router)
     app.include_router(jobs.streams)
     app.include_router(jobs.aliases)
+    app.include_router(runs.router)
+    app.include_router(runs.streams)
     app.include_router(ledger.router)
     app.include_router(policies.router)
     app.include_router(receipts.router)

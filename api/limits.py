@@ -35,6 +35,7 @@ IN_FLIGHT: Final = {
     "notifications": 8,
     "policies": 16,
     "receipts": 16,
+    "runs": 16,
     "search": 32,
     "sessions": 16,
     "streams": 64,
