@@ -15,7 +15,7 @@ from typing import Any, Final
 import rfc8785
 
 from stemma.errors import InvalidInput
-from stemma.governance.policy import BASELINE, MAX_COST, Level, Policy, Ruling, type_of
+from stemma.governance.policy import BASELINE, MAX_CONDITIONS, MAX_COST, Level, Policy, Ruling, type_of
 from stemma.governance.yaml_text import Path
 from stemma.registry.model import Published
 from stemma.rules.conditions import Condition, Language, Values, checked, language
@@ -97,6 +97,9 @@ def applicable(policy: Policy, sha256: str) -> tuple[Applicable | None, tuple[Fl
     except InvalidInput as error:
         return None, (Flaw(_path_of_variable(policy, error.field or ""), error.message),)
     flaws = list(_disagreements(policy))
+    if (length := sum(len(text) for _, text in _conditions(policy))) > MAX_CONDITIONS:
+        what = f"The conditions together have {length:,} characters; at most {MAX_CONDITIONS:,} are compiled."
+        return None, (*flaws, Flaw(("bundles",), what))
     compiled: dict[Path, Condition] = {}
     for path, text in _conditions(policy):
         try:

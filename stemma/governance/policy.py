@@ -20,6 +20,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from stemma.rules.language import MAX_EXPRESSION, MAX_ITEMS, MAX_NUMBER, MAX_TEXT, Type
 
 MAX_RULES: Final = 50
+MAX_CONDITIONS: Final = 16_000
+"""Characters of all conditions of a policy together: compiling them takes less than 100 ms."""
 MAX_COST: Final = 200_000
 """Units of work of all conditions of a policy together, at worst (`stemma.rules.language`)."""
 BASELINE: Final = "baseline"

@@ -17,7 +17,7 @@ import yaml
 
 from stemma.errors import InvalidInput, TooLarge
 
-MAX_BYTES: Final = 1 << 16
+MAX_BYTES: Final = 1 << 15
 MAX_DEPTH: Final = 16
 
 _LITERALS: Final = {"true": True, "false": False, "null": None, "~": None, "": None}

@@ -120,15 +120,19 @@ def test_the_hash_is_of_what_is_said_and_not_of_who_said_it(policy: Applicable, 
     assert asked(policy, amount=1).sha256 != asked(policy, amount=9).sha256
 
 
-def test_conditions_together_have_a_bound(policy: Applicable) -> None:
+@pytest.mark.parametrize(
+    ("when", "bundles", "path", "what"),
+    [
+        ("items.all(a, a in items)", 1, ("bundles", 0, "rules", 0, "when"), "units of work"),
+        (" || ".join(["items == items"] * 20), 6, ("bundles",), "units of work"),
+        ("true" + " " * 900, 18, ("bundles",), "characters"),
+    ],
+)
+def test_the_work_of_a_policy_has_a_bound(
+    policy: Applicable, when: str, bundles: int, path: tuple[str | int, ...], what: str
+) -> None:
     said = policy.policy.model_dump(by_alias=True)
-    rule = {"when": "items.all(a, " + " && ".join(["a in items"] * 1) + ")", "then": "deny", "reason": "Why."}
-    rules = [{"id": f"r{number}", **rule} for number in range(3)]
-    said["bundles"] = [{"id": "heavy", "rules": rules}]
-    compiled, flaws = applicable(Policy.model_validate(said), "")
-    assert compiled is None and {flaw.path[-1] for flaw in flaws} == {"when"}
-    for one in rules:
-        one["when"] = " || ".join(f"segment.contains('{number}')" for number in range(30)) + " || items == items" * 5
-    said["bundles"] = [{"id": f"b{at}", "rules": rules} for at in range(8)]
-    compiled, flaws = applicable(Policy.model_validate(said), "")
-    assert compiled is None and flaws[0].path == ("bundles",) and "together" in flaws[0].message
+    rule = {"id": "r", "when": when, "then": "deny", "reason": "Why."}
+    said["bundles"] = [{"id": f"b{at}", "rules": [rule]} for at in range(bundles)]
+    compiled, (flaw,) = applicable(Policy.model_validate(said), "")
+    assert compiled is None and flaw.path == path and what in flaw.message
