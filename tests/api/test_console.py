@@ -21,6 +21,7 @@ from stemma.access.keys import IssuedKey
 from stemma.access.permissions import Role
 from stemma.access.sessions import OpenedSession
 from stemma.errors import CheckFailed
+from stemma.ledger.journal import transition
 from stemma.ledger.service import Ledger
 from stemma.store.database import Database, DatabaseUrls
 from stemma.store.settings import Settings
@@ -57,6 +58,15 @@ def test_a_page_that_is_kept_is_asked_for_by_its_etag(desk: httpx.Client) -> Non
     assert first.headers["Content-Encoding"] == "gzip"
     again = desk.get("/keys/new", headers={"If-None-Match": first.headers["ETag"]})
     assert (again.status_code, again.content) == (304, b"")
+
+
+def test_what_went_wrong_is_on_the_overview(settings: Settings, database: Database, serve: Serve) -> None:
+    data = {"status": "degraded", "detail": "9 of 20 answered <5xx>."}
+    alert = transition("alert", subject="service/api", actor="health", data=data)
+    with Ledger(database.urls, settings) as ledger:
+        ledger.append([alert]).result(20)
+    with serve(create_app(settings, database=database)) as client:
+        assert "9 of 20 answered &lt;5xx&gt;." in client.get("/", headers=HTML).text
 
 
 def test_files_are_kept_for_ever_under_their_version(desk: httpx.Client) -> None:
