@@ -31,6 +31,7 @@ from api.routers import (
     ledger,
     notifications,
     receipts,
+    runs,
     search,
     sessions,
     sources,
@@ -107,6 +108,8 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(jobs.router)
     app.include_router(jobs.streams)
     app.include_router(jobs.aliases)
+    app.include_router(runs.router)
+    app.include_router(runs.streams)
     app.include_router(ledger.router)
     app.include_router(receipts.router)
     app.include_router(keys.router)

@@ -34,6 +34,7 @@ IN_FLIGHT: Final = {
     "ledger": 16,
     "notifications": 8,
     "receipts": 16,
+    "runs": 16,
     "search": 32,
     "sessions": 16,
     "streams": 64,

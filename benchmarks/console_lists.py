@@ -110,8 +110,10 @@ def _pages(middle: tuple[str, str]) -> dict[str, tuple[str, dict[str, str]]]:
         "a rare kind before the middle": ("/historian", {"kind": "run.failed", "until": at}),
         "nobody": ("/historian", {"actor": "nobody"}),
         "200 rows": ("/historian", {"limit": "200"}),
-        "jobs": ("/api/v1/jobs", {}),
-        "jobs of a rare kind and state": ("/api/v1/jobs", {"kind": "embed", "state": "queued"}),
+        "jobs": ("/jobs", {}),
+        "200 jobs": ("/jobs", {"limit": "200"}),
+        "jobs of a rare kind and state": ("/jobs", {"kind": "embed", "state": "queued"}),
+        "jobs over the API": ("/api/v1/jobs", {}),
     }
 
 

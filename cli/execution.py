@@ -22,7 +22,7 @@ from assets.failures import domain_error
 from assets.knowledge import KNOWLEDGE_SOURCES
 from cli.output import err, say
 from resources.instance import open_instance, process_tag
-from resources.materializations import ACTOR_TAG, issue_receipts
+from resources.materializations import issue_receipts
 from resources.progress import ProgressLog, now_and_then
 from stemma.access.principal import local_principal
 from stemma.errors import CheckFailed, InvalidInput, NotFound, StemmaError
@@ -30,6 +30,7 @@ from stemma.knowledge import sources
 from stemma.ledger.receipts import require_none_refused
 from stemma.progress import Progress as Step
 from stemma.progress import ReportProgress
+from stemma.runs.model import ACTOR_TAG
 from stemma.store.database import Database
 from stemma.store.settings import Settings
 

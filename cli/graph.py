@@ -41,7 +41,9 @@ def materialize(
 def demo(as_json: Json = False) -> None:
     """Materialize the whole graph on the samples, run every check, and show what was built and where to look."""
     from cli.demo import run_demo
+    from stemma.store.settings import begin, load_settings
 
+    begin(load_settings())
     settings, database = open_studio()
     with database:
         report = run_demo(settings, database)

@@ -16,7 +16,7 @@ from rich.text import Text
 from cli.output import Json, err, print_json, print_table, say
 from cli.session import commit, open_studio
 from stemma.errors import CheckFailed, Conflict, StemmaError
-from stemma.store.settings import Settings, load_settings
+from stemma.store.settings import Settings, begin, load_settings
 
 if TYPE_CHECKING:
     from stemma.store.database import DatabaseUrls
@@ -41,6 +41,7 @@ def up() -> None:
     started_at = time.time()
     settings = load_settings()
     processes.require_none(settings.home)
+    begin(settings)
     settings, database = open_studio()
     with database:
         urls = database.urls

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.data_version import (
@@ -18,22 +18,19 @@ from dagster._core.definitions.data_version import (
     DATA_VERSION_IS_USER_PROVIDED_TAG,
     DATA_VERSION_TAG,
 )
-from dagster._core.storage.tags import BACKFILL_ID_TAG, SCHEDULE_NAME_TAG, SENSOR_NAME_TAG, USER_TAG
 
 from resources.event_log import SETTLING, run_name
 from stemma.ledger import receipts
 from stemma.ledger.receipts import Input, Materialization, SyncReport, receipt_id
 from stemma.ledger.service import Ledger
+from stemma.runs.model import actor_of
 from stemma.store.database import Database
 from stemma.store.outputs import Artifact, Outputs
 from stemma.store.settings import Settings
 
-ACTOR_TAG: Final = "stemma/actor"
-
 _CURSOR = "stemma/receipts"
 _PAGE = 200
 _MATERIALIZED = dg.DagsterEventType.ASSET_MATERIALIZATION
-_ACTORS = ((SCHEDULE_NAME_TAG, "schedule"), (SENSOR_NAME_TAG, "sensor"), (BACKFILL_ID_TAG, "backfill"))
 
 
 # What a step tells
@@ -191,14 +188,5 @@ def _materialization(record: dg.EventLogRecord, run_tags: Mapping[str, str]) -> 
         seconds=facts.get("wall_seconds"),
         cpu_seconds=facts.get("cpu_seconds"),
         cost_usd=facts.get("cost_usd"),
-        actor=_actor(run_tags),
+        actor=actor_of(run_tags),
     )
-
-
-def _actor(tags: Mapping[str, str]) -> str:
-    """For whom a run was: who said so, else what started it. Dagster's own page knows no users."""
-    if ACTOR_TAG in tags:
-        return tags[ACTOR_TAG]
-    if USER_TAG in tags:
-        return f"user:{tags[USER_TAG]}"
-    return next((f"{kind}:{tags[tag]}" for tag, kind in _ACTORS if tag in tags), "dagster")

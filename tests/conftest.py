@@ -14,6 +14,7 @@ import gzip
 import itertools
 import os
 import shutil
+import socket
 import tempfile
 import threading
 import time
@@ -41,6 +42,7 @@ from api.server import Server, listen
 from stemma.access.keys import IssuedKey, NewKey, create_key
 from stemma.access.permissions import SCOPES, Role
 from stemma.access.principal import local_principal
+from stemma.errors import CheckFailed
 from stemma.knowledge import sources
 from stemma.knowledge.chunking import Chunker
 from stemma.knowledge.chunks import sync_chunks
@@ -52,7 +54,7 @@ from stemma.knowledge.onnx_query import export_query_encoder, query_encoder_fold
 from stemma.ledger.change import Change
 from stemma.ledger.receipts import Materialization
 from stemma.ledger.service import Ledger
-from stemma.store import embedded, migrations
+from stemma.store import embedded, migrations, webserver
 from stemma.store.database import Database, DatabaseUrls
 from stemma.store.outputs import Artifact
 from stemma.store.settings import Settings
@@ -478,6 +480,100 @@ def serve(issue_key: Callable[..., IssuedKey]) -> Serve:
             yield client
 
     return serving
+
+
+@pytest.fixture(scope="session")
+def serve_dagster(wait_until: Callable[..., None]) -> Callable[[Any, Settings], AbstractContextManager[None]]:
+    """Serve Dagster's own GraphQL over an instance, on the socket of a studio, for the length of a block."""
+
+    @contextlib.contextmanager
+    def serving(instance: Any, settings: Settings) -> Iterator[None]:
+        from dagster._core.workspace.context import WorkspaceProcessContext
+        from dagster._core.workspace.load_target import EmptyWorkspaceTarget
+        from dagster_webserver.webserver import DagsterWebserver
+
+        with (
+            WorkspaceProcessContext(instance, EmptyWorkspaceTarget()) as context,
+            socket.socket(socket.AF_UNIX) as listener,
+        ):
+            path = webserver.socket_path(settings, webserver.Webserver.FULL)
+            listener.bind(str(path))
+            app = DagsterWebserver(context, app_path_prefix=webserver.PATH).create_asgi_app()
+            server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+            thread.start()
+            try:
+                wait_until(lambda: server.started or not thread.is_alive())
+                yield
+            finally:
+                server.should_exit = True
+                thread.join()
+                path.unlink(missing_ok=True)
+
+    return serving
+
+
+@dataclass(frozen=True)
+class SomeRuns:
+    """Runs of two small assets: one that made them, one that changed them by another text, one that failed."""
+
+    first: str
+    second: str
+    failed: str
+
+
+@pytest.fixture(scope="session")
+def execute_runs() -> Callable[[Any, Database, Settings], SomeRuns]:
+    """Execute them for real, with their checks and log lines, and write their receipts."""
+
+    def execute(instance: Any, database: Database, settings: Settings) -> SomeRuns:
+        import dagster as dg
+
+        from assets.product import product
+        from resources.materializations import issue_receipts
+        from stemma.runs.model import ACTOR_TAG
+        from stemma.store.files import FileStore
+
+        text = "A lamp takes a bulb.\n"
+
+        @product(key=["handbook", "text"], code_version="3", kinds={"python"}, description="A text")
+        def handbook():  # type: ignore[no-untyped-def]  # Dagster cannot see annotations that stand in a function
+            dg.AssetExecutionContext.get().log.info("read the handbook of ada@example.org")
+            FileStore(settings.home / "files").write("handbook/text.txt", text.encode())
+            facts = {"lines": text.count("\n"), "share": 0.25, "pages": 7}
+            return dg.MaterializeResult(data_version=dg.DataVersion(f"v{len(text)}"), metadata=facts)
+
+        @product(
+            key=["handbook", "words"],
+            code_version="1",
+            kinds={"python"},
+            description="Its words",
+            deps=[handbook],
+            check_specs=[dg.AssetCheckSpec("words_are_there", asset=["handbook", "words"])],
+        )
+        def words():  # type: ignore[no-untyped-def]
+            if "broken" in text:
+                raise CheckFailed("words_missing", "The text of ada@example.org has no words.")
+            dg.AssetExecutionContext.get().log.warning("a word is long")
+            FileStore(settings.home / "files").write("handbook/words.txt", b"words")
+            checked = dg.AssetCheckResult(passed=True, description="All of them.")
+            return dg.MaterializeResult(
+                data_version=dg.DataVersion("same"), metadata={"words": 5}, check_results=[checked]
+            )
+
+        def run() -> str:
+            tags = {ACTOR_TAG: "schedule:nightly"}
+            made = dg.materialize([handbook, words], instance=instance, tags=tags, raise_on_error=False)
+            issue_receipts(instance, database, settings)
+            return made.run_id
+
+        first = run()
+        text += "And a second line.\n"
+        second = run()
+        text = "broken"
+        return SomeRuns(first, second, run())
+
+    return execute
 
 
 @pytest.fixture(scope="session")

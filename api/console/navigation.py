@@ -38,6 +38,10 @@ GROUPS: Final[dict[str, tuple[Family, ...]]] = {
         Family("Overview", "/", "overview"),
         Family("Search", "/search", "search", "search:read"),
     ),
+    "Work": (
+        Family("Jobs", "/jobs", "jobs", "jobs:read"),
+        Family("Runs", "/runs", "runs", "jobs:read"),
+    ),
     "Record": (
         Family("Approvals", "/approvals", "approvals", "approvals:read"),
         Family("Historian", "/historian", "historian", "ledger:read"),

@@ -32,8 +32,11 @@ _GZIP_LEVEL = 5
 _TONES: Final = {
     "good": {"ok", "ready", "active", "done", "approved", "used", "valid", "present", "created", "fresh", "success"},
     "bad": {"failed", "error", "revoked", "denied", "expired", "broken", "invalid"},
-    "warn": {"pending", "waiting", "stale", "not_running", "quarantined", "cancelled", "withdrawn", "erased"},
-    "info": {"queued", "running", "started", "replaced", "building"},
+    "warn": {
+        *("pending", "waiting", "cancelling", "skipped", "stale", "not_running"),
+        *("quarantined", "cancelled", "withdrawn", "erased", "postponed", "cancel_requested"),
+    },
+    "info": {"queued", "running", "starting", "started", "replaced", "building"},
 }
 _UUID: Final = re.compile(r"\b([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 _ASCENDING_SECONDS: Final = ((60, "s"), (3600, "min"), (86400, "h"), (86400 * 365, "d"))
@@ -138,6 +141,11 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def number(value: float) -> str:
+    """A figure with its thousands apart; a fraction to four digits."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4f}".rstrip("0").rstrip(".")
+
+
 def ago(at: datetime, now: datetime) -> str:
     """How long ago a time is, such as `4 min ago`, or how far ahead, such as `in 2 d`."""
     seconds = (now - at).total_seconds()
@@ -204,7 +212,7 @@ def _make_environment() -> Environment:
         "brief": brief,
         "utc": utc,
         "marked": marked,
-        "number": lambda value: f"{value:,}",
+        "number": number,
         "short": lambda text: text[:12],
         "words": lambda text: text.replace("_", " "),
     }

@@ -5,7 +5,7 @@ A pending approval past its deadline is read as expired, as it will be once it i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -102,6 +102,15 @@ def list_approvals(
     )
     page = cut_page(rows, limit, lambda last: encode_cursor("approvals", last["position"]))
     return Page(tuple(ApprovalSummary(**_summary(row)) for row in page.data), page.next_cursor)
+
+
+def list_of_subjects(connection: Connection, subjects: Iterable[str], limit: int = 50) -> tuple[ApprovalSummary, ...]:
+    """The newest approvals of any of these subjects, the newest first."""
+    query = f"""
+        SELECT {_COLUMNS} FROM {_APPROVALS} WHERE subject = ANY(%s) ORDER BY position DESC LIMIT %s
+    """
+    rows = connection.cursor(row_factory=dict_row).execute(query, (sorted(subjects), limit)).fetchall()
+    return tuple(ApprovalSummary(**_summary(row)) for row in rows)
 
 
 def _summary(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,11 +34,23 @@ _POLL_SECONDS: Final = 2.0
 
 def get_job(connection: Connection, job_id: UUID) -> Job:
     """One job as it stands; raises NotFound."""
-    row = _rows(connection, f"SELECT {_COLUMNS} FROM jobs WHERE id = %s", (job_id,))
-    if not row:
+    job = find_job(connection, job_id)
+    if job is None:
         hint = "`stemma jobs list` shows those that there are."
         raise NotFound("job_unknown", f"There is no job {job_id}.", field="id", hint=hint)
-    return _job(row[0])
+    return job
+
+
+def find_job(connection: Connection, job_id: UUID) -> Job | None:
+    """One job as it stands, where there is one."""
+    row = _rows(connection, f"SELECT {_COLUMNS} FROM jobs WHERE id = %s", (job_id,))
+    return _job(row[0]) if row else None
+
+
+def find_job_of_run(connection: Connection, run_id: str) -> Job | None:
+    """The job whose newest attempt is this run, where there is one."""
+    row = _rows(connection, f"SELECT {_COLUMNS} FROM jobs WHERE run_id = %s LIMIT 1", (run_id,))
+    return _job(row[0]) if row else None
 
 
 def list_jobs(

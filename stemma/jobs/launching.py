@@ -6,21 +6,17 @@ is claimed by one of them.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
-import httpx
-
-from stemma.errors import Unavailable
 from stemma.jobs import kinds
+from stemma.jobs.graphql import ask, refused
 from stemma.jobs.model import JOB_TAG, Job
 from stemma.store.settings import Settings
-from stemma.store.webserver import client
 
 LOCATION: Final = "stemma"
 """The code location that `stemma up` serves."""
 
 _REPOSITORY: Final = "__repository__"
-_TIMEOUT: Final = 10.0
 _LAUNCH: Final = """
     mutation Launch($params: ExecutionParams!) {
         launchRun(executionParams: $params) {
@@ -73,31 +69,14 @@ def launch(settings: Settings, job: Job) -> str:
     }
     tags = [{"key": key, "value": value} for key, value in run_tags(job).items()]
     params = {"selector": selector, "runConfigData": {}, "executionMetadata": {"tags": tags}}
-    answer = _ask(settings, _LAUNCH, {"params": params})["launchRun"]
+    answer = ask(settings, _LAUNCH, {"params": params})["launchRun"]
     if answer["__typename"] != "LaunchRunSuccess":
-        raise _refused(answer)
+        raise refused(answer)
     return str(answer["run"]["runId"])
 
 
 def terminate(settings: Settings, run_id: str) -> None:
     """Ask a run to stop; raises Unavailable. A run that is not asked finds out by its lease a few seconds later."""
-    answer = _ask(settings, _TERMINATE, {"run": run_id})["terminateRun"]
+    answer = ask(settings, _TERMINATE, {"run": run_id})["terminateRun"]
     if answer["__typename"] != "TerminateRunSuccess":
-        raise _refused(answer)
-
-
-def _ask(settings: Settings, query: str, variables: dict[str, Any]) -> dict[str, Any]:
-    try:
-        with client(settings, timeout=_TIMEOUT) as webserver:
-            response = webserver.post("/graphql", json={"query": query, "variables": variables})
-        data: dict[str, Any] | None = response.json().get("data")
-    except (httpx.HTTPError, ValueError, AttributeError) as error:
-        raise Unavailable("dagster_unreachable", f"The Dagster webserver does not answer: {error}.") from error
-    if not data:
-        raise Unavailable("dagster_unreachable", f"The Dagster webserver answered {response.status_code}.")
-    return data
-
-
-def _refused(answer: dict[str, Any]) -> Unavailable:
-    said = answer.get("message") or answer["__typename"]
-    return Unavailable("dagster_refused", f"Dagster refused: {' '.join(said.split())}.")
+        raise refused(answer)

@@ -6,7 +6,7 @@ The table `receipts` finds them, the ledger says what they are; `misplaced` comp
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -174,6 +174,33 @@ def list_receipts(
         query = f"{_ENTRY} WHERE {' AND '.join(conditions)} ORDER BY r.seq DESC LIMIT %(limit)s"
         found = [Receipt.of(entry) for entry in rows.execute(query, values)]
     return cut_page(found, limit, lambda last: encode_cursor("receipts", last.seq))
+
+
+def subjects_of_runs(connection: Connection, run_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """What each of these runs left a receipt of, in the order of making; runs without receipts are left out."""
+    rows = connection.execute(
+        "SELECT run_id, asset, partition FROM receipts WHERE run_id = ANY(%s) ORDER BY seq", (list(run_ids),)
+    ).fetchall()
+    found: dict[str, tuple[str, ...]] = {}
+    for run_id, asset, partition in rows:
+        found[run_id] = (*found.get(run_id, ()), subject(asset, partition))
+    return found
+
+
+def receipts_before(connection: Connection, receipts: Sequence[Receipt]) -> dict[str, Receipt]:
+    """The newest receipt of the same thing before each of these, by the thing's name."""
+    rows = connection.execute(
+        """
+        SELECT newest.id
+        FROM unnest(%s::text[], %s::text[], %s::bigint[]) AS given (asset, partition, seq) CROSS JOIN LATERAL (
+            SELECT r.id FROM receipts r
+            WHERE r.asset = given.asset AND r.partition IS NOT DISTINCT FROM given.partition AND r.seq < given.seq
+            ORDER BY r.seq DESC LIMIT 1
+        ) AS newest
+        """,
+        ([r.asset for r in receipts], [r.partition for r in receipts], [r.seq for r in receipts]),
+    ).fetchall()
+    return {receipt.subject: receipt for receipt in _read_all(connection, [row[0] for row in rows])}
 
 
 def read_tree(connection: Connection, receipt: UUID, depth: int = MAX_DEPTH) -> TreeNode:

@@ -28,6 +28,11 @@ class Artifact:
     sha256: str
     size: int
 
+    @property
+    def is_listing(self) -> bool:
+        """Whether it stands for a table or a folder, so that there is no file of these bytes."""
+        return self.media_type == _LISTING
+
 
 @dataclass(slots=True)
 class Outputs:

@@ -1,4 +1,4 @@
-"""Every setting of Stemma, read once from the environment (and a `.env` file beside the checkout).
+"""Every setting of Stemma, read once: from the environment, `.env` in the checkout, `settings.env` in the home.
 
 A setting belongs here and nowhere else; `docs/SETTINGS.md` documents each and a test compares the two.
 """
@@ -14,6 +14,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from stemma.errors import InvalidInput
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+_OWN = "settings.env"
+_BEGINS_WITH = """\
+# What this studio began with: every pipeline is on, and nothing that costs money. Edit it, then start the studio again.
+# The environment, and a .env file in the checkout, say more than this file. docs/SETTINGS.md lists every setting.
+"""
 
 
 class Settings(BaseSettings):
@@ -166,10 +172,22 @@ class Settings(BaseSettings):
         return f"http://{host}:{self.api_port}"
 
 
+def begin(settings: Settings) -> None:
+    """Switch the pipelines on in a home that has nothing in it yet, by a file there that `load_settings` reads."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    if any(settings.home.iterdir()):
+        return
+    flags = [name for name in Settings.model_fields if name.startswith("ff_") and name != "ff_paid_providers"]
+    lines = [f"{name.upper()}=true\n" for name in flags]
+    (settings.home / _OWN).write_text(_BEGINS_WITH + "".join(lines))
+
+
 def load_settings() -> Settings:
     """Read the settings; raises InvalidInput that names the variable when a value is unusable."""
     try:
-        return Settings()
+        settings = Settings()
+        own = settings.home / _OWN
+        return Settings(_env_file=(own, REPOSITORY / ".env")) if own.is_file() else settings  # type: ignore[call-arg]
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"

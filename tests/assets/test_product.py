@@ -10,10 +10,11 @@ import definitions
 from assets.failures import domain_error
 from assets.product import PRODUCT_TAG, product
 from resources.instance import open_instance
-from resources.materializations import ACTOR_TAG, issue_receipts
+from resources.materializations import issue_receipts
 from stemma.errors import CheckFailed, Conflict
 from stemma.ledger.receipt_catalog import newest_receipt, read_tree
 from stemma.ledger.receipts import Receipt
+from stemma.runs.model import ACTOR_TAG
 from stemma.store import outputs
 from stemma.store.database import Database
 from stemma.store.files import FileStore

@@ -5,6 +5,8 @@ A page is looked at when it is in `PAGES`; what it shows is made by `_stock`. te
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,18 +18,24 @@ import pytest
 from playwright.sync_api import Browser
 
 from api.app import create_app
+from resources.instance import open_instance
 from stemma.access import sessions
 from stemma.access.authentication import recognise
 from stemma.access.keys import IssuedKey
 from stemma.access.permissions import Role
-from stemma.access.principal import Principal
+from stemma.access.principal import Principal, local_principal
 from stemma.access.sessions import OpenedSession
 from stemma.approvals.decisions import decide
 from stemma.approvals.model import Approval, Risk, Verdict
 from stemma.approvals.requests import Proposal, request
 from stemma.browser import find, launched
 from stemma.errors import Unavailable
+from stemma.jobs import lifecycle
+from stemma.jobs.model import Job
+from stemma.jobs.running import RunningJob
+from stemma.jobs.submission import JobRequest, submit
 from stemma.knowledge import sources
+from stemma.ledger.change import Change
 from stemma.ledger.journal import run_failed
 from stemma.ledger.receipts import Input, sync
 from stemma.ledger.service import Ledger
@@ -45,6 +53,8 @@ class Stock:
     run_id: str
     receipt_id: str
     approvals: dict[str, Approval]
+    runs: Any
+    jobs: dict[str, Job]
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,22 @@ PAGES = (
     Page("search-hits", lambda stock: "/search?q=index+a+vector+column", "Vector search"),
     Page("search-nothing", lambda stock: "/search?q=zzxqj&mode=lexical", "Nothing was found"),
     Page("document", lambda stock: f"/search/documents/{stock.document_id}?start=20&end=60", "hnsw.md"),
+    Page("jobs", lambda stock: "/jobs", "The source is gone."),
+    Page("jobs-filtered", lambda stock: "/jobs?kind=noop&state=queued&actor=", "noop"),
+    Page("jobs-nothing", lambda stock: "/jobs?kind=embed", "No job matches"),
+    Page("job", lambda stock: f"/jobs/{stock.jobs['done'].id}", "read the second chapter"),
+    Page("job-waiting", lambda stock: f"/jobs/{stock.jobs['waiting'].id}", "The worker is off"),
+    Page("job-failed", lambda stock: f"/jobs/{stock.jobs['failed'].id}", "Why it failed"),
+    Page("job-new", lambda stock: "/jobs/new", "Builds, checks and activates"),
+    Page("job-new-kind", lambda stock: "/jobs/new?kind=convert", "The source"),
+    Page("job-cancel", lambda stock: f"/jobs/{stock.jobs['waiting'].id}/cancel", "Cancel this job?"),
+    Page("runs", lambda stock: "/runs", "handbook/words"),
+    Page("runs-failed", lambda stock: "/runs?state=failed", "schedule:nightly"),
+    Page("runs-none", lambda stock: "/runs?state=cancelling", "No run is cancelling"),
+    Page("run", lambda stock: f"/runs/{stock.runs.second}", "words are there"),
+    Page("run-failed", lambda stock: f"/runs/{stock.runs.failed}", "has no words"),
+    Page("run-deleted", lambda stock: f"/runs/{stock.run_id}", "Only its receipts are left"),
+    Page("run-log", lambda stock: f"/runs/{stock.runs.second}/log?level=INFO", "a word is long"),
     Page("approvals", lambda stock: "/approvals", "policy/refunds"),
     Page("approvals-denied", lambda stock: "/approvals?state=denied", "site/imprint"),
     Page("approvals-none", lambda stock: "/approvals?state=withdrawn", "None withdrawn"),
@@ -131,6 +157,8 @@ def console(
     issue_key: Callable[..., IssuedKey],
     index_library: Callable[[Settings, Database], None],
     new_materialization: Callable[..., Any],
+    execute_runs: Callable[..., Any],
+    serve_dagster: Callable[..., AbstractContextManager[None]],
 ) -> Iterator[Console]:
     """A stocked studio, served once for all pages."""
     urls = new_database()
@@ -140,13 +168,16 @@ def console(
         api_requests_in_flight=1_000,
         api_failures_per_minute=1_000,
     )
-    with Database(urls) as database:
+    with Database(urls) as database, contextlib.ExitStack() as studio:
         with database.transaction() as connection:
             sources.ensure_builtin(connection, settings)
         index_library(settings, database)
         issued = issue_key(settings, urls)
         issue_key(settings, urls, role=Role.VIEWER, scopes=["search:read", "ingest:read"])
-        stock = _stock(settings, database, issued, new_materialization)
+        instance = studio.enter_context(open_instance(settings, urls))
+        studio.enter_context(serve_dagster(instance, settings))
+        runs = execute_runs(instance, database, settings)
+        stock = _stock(settings, database, issued, new_materialization, runs)
         with serve(create_app(settings, database=database), key=issued.key) as client:
             with Ledger(urls, settings) as ledger:
                 begun = sessions.begin(recognise(database, settings, issued.key), settings)
@@ -155,7 +186,9 @@ def console(
     drop_database(urls)
 
 
-def _stock(settings: Settings, database: Database, issued: IssuedKey, new_materialization: Callable[..., Any]) -> Stock:
+def _stock(
+    settings: Settings, database: Database, issued: IssuedKey, new_materialization: Callable[..., Any], runs: Any
+) -> Stock:
     now = datetime.now(UTC)
     made, run_id = [], "5b2f9c1e-demo-run"
     before: tuple[Input, ...] = ()
@@ -201,7 +234,36 @@ def _stock(settings: Settings, database: Database, issued: IssuedKey, new_materi
         run_id,
         str(made[-1].receipt),
         _ask_for_approvals(settings, database, recognise(database, settings, issued.key).principal),
+        runs,
+        _work(settings, database, runs),
     )
+
+
+def _work(settings: Settings, database: Database, runs: Any) -> dict[str, Job]:
+    """A job that a real run is for, one that failed, and one that waits until tomorrow."""
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    asked = {
+        "done": JobRequest("search-index", priority=5),
+        "failed": JobRequest("search-index"),
+        "waiting": JobRequest("noop", {"message": "good morning"}, scheduled_at=tomorrow),
+    }
+    with Ledger(database.urls, settings) as ledger:
+
+        def write(prepare: Callable[[Any], Change[Job]]) -> Job:
+            return ledger.commit(database.read(prepare)).result(20)
+
+        jobs = {
+            name: write(lambda connection, wanted=wanted: submit(connection, local_principal(), wanted))
+            for name, wanted in asked.items()
+        }
+        done, failed = jobs["done"].id, jobs["failed"].id
+        running = write(lambda connection: lifecycle.claim(connection, done, runs.second))
+        RunningJob(database, ledger, running, runs.second, threading.Event()).log("read the second chapter")
+        write(lambda connection: lifecycle.finish(connection, done, runs.second))
+        write(lambda connection: lifecycle.claim(connection, failed, runs.failed))
+        reason = lifecycle.Failure("source_unreadable", "The source is gone.", passing=False)
+        write(lambda connection: lifecycle.fail(connection, failed, runs.failed, reason))
+    return jobs
 
 
 def _ask_for_approvals(settings: Settings, database: Database, owner: Principal) -> dict[str, Approval]:
@@ -211,6 +273,7 @@ def _ask_for_approvals(settings: Settings, database: Database, owner: Principal)
     asked = {
         "waiting": (builder, Proposal("policy", "policy/refunds", b"limit: 100", why, "text/yaml", diff, Risk.HIGH)),
         "own": (owner, Proposal("publish", "site/press-kit", b"<h1>", "The kit is complete.", second_person=True)),
+        "text": (builder, Proposal("publish", "handbook/text", b"A lamp", "The handbook is to be on the site.")),
         "denied": (builder, Proposal("publish", "site/imprint", b"<p>", "It is needed by law.", risk=Risk.LOW)),
     }
     approvals = {}

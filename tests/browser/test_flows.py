@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from uuid import UUID
 
+import dagster as dg
 import pytest
 from playwright.sync_api import Browser, BrowserContext, expect
 from playwright.sync_api import Page as Tab
 
 from api.sessions import COOKIE
+from resources.instance import open_instance
+from stemma.jobs import lifecycle
 from stemma.ledger.journal import transition
 from stemma.ledger.service import Ledger
 
@@ -52,6 +56,55 @@ def test_from_signing_in_to_signing_out(console: Any, tab: Tab) -> None:
     tab.get_by_role("button", name="Sign out").click()
     expect(tab).to_have_url(f"{console.url}/sign-in")
     assert COOKIE not in {cookie["name"] for cookie in tab.context.cookies()}
+
+
+def test_a_job_is_asked_for_followed_and_cancelled(console: Any, tab: Tab, request: pytest.FixtureRequest) -> None:
+    tab.context.add_cookies([{"name": COOKIE, "value": console.session.cookie, "url": console.url}])
+    tab.goto("/jobs")
+    tab.get_by_role("link", name="Submit a job").click()
+    tab.get_by_role("link", name="noop").click()
+    tab.get_by_label("Message").fill("good evening")
+    tab.get_by_label("Time", exact=True).fill("2020-01-31T06:00")
+    tab.get_by_label("Time zone").fill("Europe/Berlin")
+    tab.get_by_role("button", name="Submit noop").click()
+    expect(tab.locator("#wrong-scheduled_at")).to_contain_text("2020-01-31T05:00:00+00:00 is past")
+    expect(tab.get_by_label("Message")).to_have_value("good evening")
+    tab.get_by_label("Time", exact=True).fill("")
+    tab.get_by_role("button", name="Submit noop").click()
+    expect(tab.locator("#state")).to_have_text("queued")
+
+    # Somebody else's change is seen at once where scripts run, and on loading the page again where not.
+    job_id = tab.url.rpartition("/")[2]
+    with Ledger(console.database.urls, console.settings) as ledger:
+        ledger.commit(console.database.read(lambda c: lifecycle.claim(c, UUID(job_id), "run-1"))).result(20)
+    if "no-scripts" in request.node.name:
+        tab.reload()
+    expect(tab.locator("#events")).to_contain_text("Attempt 1 started")
+    expect(tab.locator("#state")).to_have_text("running")
+
+    tab.get_by_role("link", name="Cancel").click()
+    tab.get_by_role("button", name="Cancel the job").click()
+    expect(tab.get_by_role("status").first).to_contain_text("asked to stop")
+    expect(tab.locator("#state")).to_have_text("cancelling")
+
+
+def test_a_log_grows_under_its_reader(console: Any, browser: Browser) -> None:
+    @dg.job
+    def idle() -> None:
+        """Nothing."""
+
+    with open_instance(console.settings, console.database.urls) as instance:
+        run = instance.create_run_for_job(idle, status=dg.DagsterRunStatus.STARTED)
+        context = browser.new_context(base_url=console.url)
+        context.add_cookies([{"name": COOKIE, "value": console.session.cookie, "url": console.url}])
+        tab = context.new_page()
+        tab.goto(f"/runs/{run.run_id}")
+        expect(tab.get_by_text("No line of this level so far.")).to_be_visible()
+        instance.report_engine_event("the first chapter is read", run)
+        expect(tab.locator("#lines")).to_contain_text("the first chapter is read")
+        instance.report_run_failed(run)
+        expect(tab.locator("#state")).to_have_text("failed")
+        context.close()
 
 
 def test_the_menu_of_a_phone_opens_and_closes(console: Any, browser: Browser) -> None:

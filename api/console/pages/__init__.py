@@ -4,11 +4,13 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from api.console.pages import approvals, historian, keys, ledger, overview, preferences, receipts, search
+from api.console.pages import approvals, historian, jobs, keys, ledger, overview, preferences, receipts, runs, search
 
 ROUTERS: Final[tuple[APIRouter, ...]] = (
     overview.router,
     search.router,
+    jobs.router,
+    runs.router,
     approvals.router,
     historian.router,
     receipts.router,
