@@ -128,6 +128,17 @@ def test_a_form_that_is_sent_twice_makes_one_key(desk: httpx.Client) -> None:
     assert desk.post("/keys", data=late | {"role": "Viewer"}).status_code == 200
 
 
+def test_a_form_that_is_sent_twice_queues_one_job(desk: httpx.Client) -> None:
+    page = desk.get("/jobs/new", params={"kind": "noop"}).text
+    form = {"kind": "noop", "once": page.partition('name="once" value="')[2].partition('"')[0]}
+    first, again = desk.post("/jobs", data=form), desk.post("/jobs", data=form)
+    desk.cookies.clear()
+    assert first.status_code == again.status_code == 303
+    assert first.headers["Location"] == again.headers["Location"]
+    assert len(desk.get("/api/v1/jobs").json()["data"]) == 1
+    assert desk.post("/jobs", data=form | {"priority": "5"}).status_code == 422
+
+
 @pytest.mark.parametrize(
     ("field", "form"),
     [
