@@ -21,7 +21,9 @@ from dagster._core.executor.base import Executor
 from dagster._core.executor.init import InitExecutorContext
 
 from assets.failures import INTERRUPTED
+from assets.knowledge import KNOWLEDGE_SOURCES
 from stemma.errors import Unavailable
+from stemma.jobs import kinds
 from stemma.jobs.lifecycle import Failure
 from stemma.jobs.model import JOB_TAG, JobState
 from stemma.jobs.running import RunningJob, held
@@ -68,6 +70,7 @@ class ClaimingExecutor(Executor):
     ) -> Iterator[DagsterEvent]:
         failure: Failure | None = None
         try:
+            _know_partition(plan_context.instance, job)
             for event in self._inner.execute(plan_context, execution_plan):
                 if event.is_step_failure and failure is None:
                     failure = _failure(event)
@@ -108,6 +111,13 @@ claiming_in_process = dg.ExecutorDefinition(
     executor_creation_fn=_create,
     description="Steps in the run's own process, after the run has claimed its job where it is for one",
 )
+
+
+def _know_partition(instance: dg.DagsterInstance, job: RunningJob) -> None:
+    """A source is a partition once it is read for the first time, which may be by this job."""
+    partition = kinds.find(job.job.kind).partition
+    if partition is not None:
+        instance.add_dynamic_partitions(str(KNOWLEDGE_SOURCES.name), [str(job.job.input[partition])])
 
 
 def _stopper(instance: dg.DagsterInstance, run_id: str) -> Callable[[], None]:

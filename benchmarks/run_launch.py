@@ -1,12 +1,13 @@
-"""How long a run of nothing takes from the POST that launches it to its end, warm and by Dagster's own launcher.
+"""How long a job that does nothing takes from its POST to `done`, warm and by Dagster's own launcher.
 
-Two studios serve side by side, each with its code server, daemon and webserver; they take turns.
+Two studios serve side by side, each with its API, code server, daemon and webserver; they take turns.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import random
 import signal
@@ -15,131 +16,202 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import httpx
 import psycopg
 import yaml
 
-from benchmarks.studio import Measure, console, publish, scratch_studio
+from benchmarks.studio import Measure, Studio, console, publish, scratch_studio
 from cli.services import services
 from resources.instance import PROCESS_TAG, prepare
+from stemma.access.keys import NewKey, create_key
+from stemma.access.permissions import SCOPES, Role
+from stemma.access.principal import local_principal
+from stemma.jobs.model import JOB_TAG
+from stemma.ledger.service import Ledger
 from stemma.processes import Service
 from stemma.store.settings import Settings
-from stemma.store.webserver import client
 
 ROUNDS = 25
 SECONDS = 1.5
 RATIO = 1.8
 SECONDS_TO_NOTICE = 10.0
 
-_MODULE = "benchmarks.noop"
 _moments = random.Random(7)
 _PATIENCE = 120.0
-_LAUNCH = """
-mutation ($job: String!) {
-  launchRun(executionParams: {
-    selector: {repositoryLocationName: "stemma", repositoryName: "__repository__", jobName: $job}, runConfigData: {}
-  }) { __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } }
-}
+_SERVICES = frozenset({"code-server", "run-template", "daemon", "api", "webserver"})
+_JOB_MOMENTS = "SELECT kind, at FROM job_events WHERE job_id = %s"
+_RUN_MOMENTS = """
+    SELECT coalesce(step, '') || dagster_event_type, at FROM (
+        SELECT dagster_event_type, timestamp AT TIME ZONE 'UTC' AS at, event::jsonb ->> 'step_key' AS step,
+            event::jsonb -> 'dagster_event' ->> 'message' AS message
+        FROM event_logs WHERE run_id = %s
+    ) AS events
+    WHERE dagster_event_type <> 'ENGINE_EVENT' OR message LIKE 'Started process for run%%'
 """
+_MOMENTS = {
+    "submitted": "POST",
+    "PIPELINE_ENQUEUED": "enqueued",
+    "PIPELINE_STARTING": "dequeued",
+    "ENGINE_EVENT": "process started",
+    "PIPELINE_START": "run started",
+    "started": "claimed",
+    "pauseSTEP_START": "step started",
+    "pauseSTEP_SUCCESS": "step ended",
+    "done": "done",
+}
+"""The events of a job and its run, in their order, and what the table of parts calls them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A served studio: where runs are launched, and the database that tells how they stand."""
+    """A served studio: its API, and the databases that tell how its jobs and runs stand."""
 
+    api: httpx.Client
     database: psycopg.Connection[Any]
-    client: httpx.Client
+    dagster: psycopg.Connection[Any]
 
-    def launch(self, job: str) -> str:
-        """POST a run; returns its id."""
-        answer = self.client.post("/graphql", json={"query": _LAUNCH, "variables": {"job": job}}).json()
-        return str(answer["data"]["launchRun"]["run"]["runId"])
+    def submit(self, **given: Any) -> str:
+        """POST a job that does nothing; returns its id."""
+        answer = self.api.post("/jobs", json={"kind": "noop", "input": given})
+        answer.raise_for_status()
+        return str(answer.json()["id"])
 
-    def wait(self, run_id: str, status: str) -> None:
-        """Return as soon as the run has that status."""
-        deadline = time.monotonic() + _PATIENCE
-        query = "SELECT status FROM runs WHERE run_id = %s"
-        while self.database.execute(query, (run_id,)).fetchone() != (status,):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"Run {run_id} is not {status}.")
-            time.sleep(0.005)
+    def wait(self, job_id: str, state: str) -> None:
+        """Return as soon as the job is in that state, which the stream of its events tells."""
+        with self.events(job_id) as events:
+            if state not in events:
+                raise RuntimeError(f"Job {job_id} was never {state}.")
 
-    def seconds(self) -> float:
-        """From POST to the end of a run of nothing, at any moment between two looks of the daemon into its queue."""
+    @contextlib.contextmanager
+    def events(self, job_id: str) -> Iterator[Iterator[str]]:
+        """The kinds of a job's events as they come, until its last."""
+        with self.api.stream("GET", f"/jobs/{job_id}/events") as stream:
+            told = (line.removeprefix("data:") for line in stream.iter_lines() if line.startswith("data:"))
+            yield (json.loads(data)["kind"] for data in told)
+
+    def measure(self) -> tuple[str, float]:
+        """A job, and the seconds from its POST until its client knows that it is done.
+
+        It is sent at any moment between two looks of the daemon into its queue.
+        """
         time.sleep(_moments.random())
-        started = time.perf_counter()
-        self.wait(self.launch("noop"), "SUCCESS")
-        return time.perf_counter() - started
+        began = time.perf_counter()
+        job_id = self.submit()
+        self.wait(job_id, "done")
+        return job_id, time.perf_counter() - began
 
-    def parts(self) -> dict[str, float]:
-        """Where the time goes: the medians over all runs so far of the seconds between their events."""
-        rows = self.database.execute(
-            """
-            SELECT run_id, dagster_event_type, timestamp FROM event_logs
-            WHERE dagster_event_type IN ('PIPELINE_ENQUEUED', 'PIPELINE_STARTING', 'PIPELINE_START', 'STEP_START',
-                                         'STEP_SUCCESS', 'PIPELINE_SUCCESS') ORDER BY id
-            """
-        ).fetchall()
-        spans: dict[str, list[float]] = {}
-        for (run, before, then), (same, after, now) in itertools.pairwise(rows):
-            if run == same:
-                spans.setdefault(f"{before} to {after}", []).append((now - then).total_seconds())
+    def seconds(self, job_id: str) -> float:
+        """From submitted to done, by the job's own times."""
+        query = "SELECT extract(epoch FROM finished_at - submitted_at) FROM jobs WHERE id = %s"
+        (seconds,) = self.database.execute(query, (job_id,)).fetchone() or (0.0,)
+        return float(seconds)
+
+    def run_of(self, job_id: str) -> str:
+        """The run that carries out a job."""
+        query = "SELECT run_id FROM run_tags WHERE key = %s AND value = %s"
+        (run_id,) = self.dagster.execute(query, (JOB_TAG, job_id)).fetchone() or ("",)
+        return str(run_id)
+
+    def settle(self) -> None:
+        """Return once nothing runs: sensors start what a new studio needs."""
+        query = "SELECT 1 FROM runs WHERE status NOT IN ('SUCCESS', 'FAILURE', 'CANCELED')"
+        while self.dagster.execute(query).fetchone() is not None:
+            time.sleep(0.1)
+
+    def parts(self, jobs: list[str]) -> dict[str, float]:
+        """Where the time goes: the medians over these jobs of the seconds from one moment to the next."""
+        spans: dict[str, list[float]] = defaultdict(list)
+        for job_id in jobs:
+            for (before, then), (after, now) in itertools.pairwise(self._moments(job_id)):
+                spans[f"{before} to {after}"].append((now - then).total_seconds())
         return {name: round(statistics.median(values), 3) for name, values in spans.items()}
+
+    def _moments(self, job_id: str) -> list[tuple[str, datetime]]:
+        happened = dict(self.database.execute(_JOB_MOMENTS, (job_id,)).fetchall())
+        happened |= dict(self.dagster.execute(_RUN_MOMENTS, (self.run_of(job_id),)).fetchall())
+        return [(name, happened[event]) for event, name in _MOMENTS.items() if event in happened]
 
 
 def main() -> bool:
     """Run the benchmark; True when the bars are met."""
+    load = os.getloadavg()[0]
     with _served("warm") as warm, _served("default", warm=False) as default:
         for served in (warm, default, warm, default):
-            served.seconds()
-        pairs = [(warm.seconds(), default.seconds()) for _ in range(ROUNDS)]
-        parts = {"warm": warm.parts(), "default": default.parts()}
+            served.measure()
+        for served in (warm, default):
+            served.settle()
+        pairs = [(warm.measure(), default.measure()) for _ in range(ROUNDS)]
+        jobs = [[job_id for job_id, _ in column] for column in zip(*pairs, strict=True)]
+        parts = {"warm": warm.parts(jobs[0]), "default": default.parts(jobs[1])}
+        own = [statistics.median(map(each.seconds, column)) for each, column in ((warm, jobs[0]), (default, jobs[1]))]
         noticed = _kill_a_run(warm)
-    warm_seconds, default_seconds = (statistics.median(column) for column in zip(*pairs, strict=True))
+    warm_seconds, default_seconds = (statistics.median(s for _, s in column) for column in zip(*pairs, strict=True))
     measures = [
         Measure("POST to done, warm", warm_seconds, "s", bar=SECONDS, at_least=False),
         Measure("POST to done, default", default_seconds, "s"),
         Measure("default over warm", default_seconds / warm_seconds, "×", bar=RATIO),
-        Measure("a killed worker is reported failed after", noticed, "s", bar=SECONDS_TO_NOTICE, at_least=False),
+        Measure("by the job's own times, warm", own[0], "s"),
+        Measure("by the job's own times, default", own[1], "s"),
+        Measure("a killed worker's job is reported failed after", noticed, "s", bar=SECONDS_TO_NOTICE, at_least=False),
     ]
     for name, spans in parts.items():
         console.print(name, spans)
-    return publish("run_launch", measures, rounds=ROUNDS, parts=parts)
+    return publish("run_launch", measures, rounds=ROUNDS, parts=parts, load=[load, os.getloadavg()[0]])
 
 
 def _kill_a_run(served: Served) -> float:
-    run_id = served.launch("stuck")
-    served.wait(run_id, "STARTED")
-    query = "SELECT value FROM run_tags WHERE run_id = %s AND key = %s"
-    (tag,) = served.database.execute(query, (run_id, PROCESS_TAG)).fetchone() or ("",)
-    started = time.perf_counter()
-    os.kill(int(tag.partition(":")[0]), signal.SIGKILL)
-    served.wait(run_id, "FAILURE")
-    return time.perf_counter() - started
+    job_id = served.submit(seconds=600)
+    with served.events(job_id) as events:
+        assert "started" in events
+        query = "SELECT value FROM run_tags WHERE run_id = %s AND key = %s"
+        (tag,) = served.dagster.execute(query, (served.run_of(job_id), PROCESS_TAG)).fetchone() or ("",)
+        began = time.perf_counter()
+        os.kill(int(tag.partition(":")[0]), signal.SIGKILL)
+        assert "error" in events
+        return time.perf_counter() - began
 
 
 @contextlib.contextmanager
 def _served(name: str, *, warm: bool = True) -> Iterator[Served]:
     with scratch_studio(f"launch_{name}") as studio, contextlib.ExitStack() as stack:
-        settings = studio.settings.model_copy(update={"code_server_port": _free_port()})
+        ports = {"code_server_port": _free_port(), "api_port": _free_port()}
+        settings = studio.settings.model_copy(update=ports)
         urls = studio.database.urls
         environment = prepare(settings, urls) | {
             "STEMMA_DATABASE_URL": urls.app,
             "STEMMA_DATABASE_OWNER_URL": urls.owner,
             "STEMMA_DAGSTER_DATABASE_URL": urls.dagster,
+            "STEMMA_API_PORT": str(settings.api_port),
+            "FF_JOBS_WORKER": "true",
         }
-        _configure(settings, warm=warm)
-        wanted = ["code-server", "daemon", "webserver", *(["run-template"] if warm else [])]
+        if not warm:
+            _launch_as_dagster_does(settings)
         for service in services(settings, environment):
-            if service.name in wanted:
+            if service.name in _SERVICES and (warm or service.name != "run-template"):
                 _start(service, settings, stack)
-        connection = psycopg.connect(urls.dagster, autocommit=True)
-        stack.enter_context(connection)
-        yield Served(connection, stack.enter_context(client(settings, timeout=_PATIENCE)))
+        yield Served(
+            stack.enter_context(_client(studio, settings.api_port)),
+            stack.enter_context(psycopg.connect(urls.app, autocommit=True)),
+            stack.enter_context(psycopg.connect(urls.dagster, autocommit=True)),
+        )
+
+
+def _client(studio: Studio, port: int) -> httpx.Client:
+    wanted = NewKey("benchmark", Role.OWNER, tuple(f"{scope}:*" for scope in SCOPES))
+    with studio.database.transaction() as connection, Ledger(studio.database.urls, studio.settings) as ledger:
+        key = ledger.commit(create_key(connection, local_principal(), wanted, studio.settings)).result().key
+    return httpx.Client(
+        base_url=f"http://127.0.0.1:{port}/api/v1",
+        headers={"Authorization": f"Bearer {key}"},
+        timeout=_PATIENCE,
+        trust_env=False,
+    )
 
 
 def _free_port() -> int:
@@ -148,21 +220,17 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _configure(settings: Settings, *, warm: bool) -> None:
-    """Name this benchmark's module; the default launcher is what Dagster takes where none is named."""
+def _launch_as_dagster_does(settings: Settings) -> None:
+    """The default launcher is what Dagster takes where none is named."""
     path = settings.dagster_home / "dagster.yaml"
     configuration = yaml.safe_load(path.read_text())
-    if warm:
-        configuration["run_launcher"]["config"]["module"] = _MODULE
-    else:
-        del configuration["run_launcher"]
+    del configuration["run_launcher"]
     path.write_text(yaml.safe_dump(configuration))
 
 
 def _start(service: Service, settings: Settings, stack: contextlib.ExitStack) -> None:
-    argv = [_MODULE if word == "definitions" else word for word in service.argv]
     log = stack.enter_context((settings.home / f"{service.name}.log").open("wb"))
-    process = subprocess.Popen(argv, env={**os.environ, **service.env}, cwd=service.cwd, stdout=log, stderr=log)
+    process = subprocess.Popen(service.argv, env={**os.environ, **service.env}, cwd=service.cwd, stdout=log, stderr=log)
     stack.callback(process.wait)
     stack.callback(process.terminate)
     deadline = time.monotonic() + _PATIENCE

@@ -14,7 +14,6 @@ from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from assets.job_runs import job_of
 from assets.jobs import KIND_JOBS
-from assets.knowledge import KNOWLEDGE_SOURCES
 from stemma.errors import Conflict, NotFound
 from stemma.jobs import catalog, kinds, launching, lifecycle
 from stemma.jobs.lifecycle import Failure
@@ -63,8 +62,7 @@ def jobs_waiting(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.Sk
                 tags=launching.run_tags(job),
             )
             for job, runs in launchable
-        ],
-        dynamic_partitions_requests=_partitions([job for job, _ in launchable]),
+        ]
     )
 
 
@@ -160,12 +158,6 @@ def _runs_so_far(instance: dg.DagsterInstance, job: Job) -> int:
 
 def _can_be_launched(job: Job, runs: int) -> bool:
     return job.kind in kinds.KINDS and runs - job.attempt < MOST_LAUNCHES
-
-
-def _partitions(jobs: list[Job]) -> list[dg.AddDynamicPartitionsRequest]:
-    """Sources are partitions once they are read for the first time, which may be by one of these jobs."""
-    named = {str(job.input[kind.partition]) for job in jobs if (kind := kinds.find(job.kind)).partition}
-    return [KNOWLEDGE_SOURCES.build_add_request(sorted(named))] if named else []
 
 
 def _give_up(database: Database, jobs: list[Job]) -> None:

@@ -21,9 +21,13 @@ import pytest
 
 from stemma import processes
 from stemma.access.keys import IssuedKey
+from stemma.access.principal import local_principal
+from stemma.knowledge import sources
 from stemma.knowledge.embedding import Embedder
+from stemma.knowledge.models import Source
 from stemma.ledger.feed import Filter, list_entries
 from stemma.ledger.journal import HISTORIAN
+from stemma.ledger.service import Ledger
 from stemma.store import embedded
 from stemma.store.database import Database, resolve_urls
 from stemma.store.settings import REPOSITORY, Settings
@@ -118,6 +122,7 @@ def up(
             patch.delenv(name, raising=False)
         patch.setenv("STEMMA_HOME", str(new_home()))
         patch.setenv("STEMMA_POSTGRES_SHARED_BUFFERS", "32MB")
+        patch.setenv("FF_JOBS_WORKER", "true")
         for name, port in zip(PORTS, _free_ports(len(PORTS)), strict=True):
             patch.setenv(name, str(port))
         settings = Settings()
@@ -173,6 +178,19 @@ def test_a_second_one_on_the_same_home_is_refused(up: Up, stemma: Stemma, monkey
     assert "already_running" in ended.err and str(up.process.pid) in ended.err
     assert (up.settings.home / "up" / "workspace.yaml").read_text() == workspace
     assert up.first("which socket does the bulb need") == "lamp.md"
+
+
+def test_a_source_that_was_never_read_is_converted_at_the_first_attempt(up: Up, tmp_path: Path) -> None:
+    """The webserver does not mind that it is no partition yet, and the run makes it one."""
+    (tmp_path / "rope.md").write_text("# Rope\n\nThe rope is forty metres long.\n")
+    with Database.open(up.settings) as database, Ledger(database.urls, up.settings) as ledger:
+        new = Source("ropes", "folder", (str(tmp_path),))
+        ledger.commit(database.read(lambda connection: sources.register(connection, local_principal(), new))).result(20)
+    job = up.api.post("/api/v1/jobs", json={"kind": "convert", "input": {"source": "ropes"}}).json()
+    _until(lambda: up.api.get(f"/api/v1/jobs/{job['id']}").json()["finished_at"])
+    ended = up.api.get(f"/api/v1/jobs/{job['id']}").json()
+    assert (ended["state"], ended["attempt"]) == ("done", 1), ended
+    assert any(source == "ropes" for source, _, _ in up.documents())
 
 
 @pytest.mark.parametrize(

@@ -96,9 +96,10 @@ def test_a_second_run_leaves_the_job_alone(instance: dg.DagsterInstance, databas
 def test_a_kind_materializes_its_assets(
     instance: dg.DagsterInstance, database: Database, settings: Settings, queue: Any, add_source: Any, tmp_path: Any
 ) -> None:
+    """Of a source that was never read, too: the run makes it a partition."""
     (tmp_path / "lamp.md").write_text("# Lamp\n\nThe lamp takes a bulb.\n")
     source = add_source(Source("lamps", "folder", (str(tmp_path),)))
-    instance.add_dynamic_partitions("knowledge_sources", [source.name])
+    assert not instance.has_dynamic_partition("knowledge_sources", source.name)
     job = queue("convert", input={"source": source.name})
     run(instance, job)
     done, events = look(database, job)
@@ -113,7 +114,6 @@ def test_what_cannot_be_mended_ends_the_job_with_its_reason(
     (tmp_path / "gone").mkdir()
     source = add_source(Source("gone", "folder", (str(tmp_path / "gone"),)))
     (tmp_path / "gone").rmdir()
-    instance.add_dynamic_partitions("knowledge_sources", [source.name])
     job = queue("convert", input={"source": source.name})
     assert run(instance, job).status is dg.DagsterRunStatus.FAILURE
     failed, events = look(database, job)

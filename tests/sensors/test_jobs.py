@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import dagster as dg
 import pytest
 
+from api.app import create_app
 from assets.jobs import noop
 from definitions import defs
 from sensors import jobs as sensors
@@ -19,6 +21,12 @@ from stemma.knowledge import sources
 from stemma.ledger.change import Change
 from stemma.store.database import Database
 from stemma.store.settings import Settings
+from stemma.store.webserver import Webserver, socket_path
+
+AGE = """
+    UPDATE jobs SET submitted_at = submitted_at - make_interval(secs => %(ago)s),
+        due_at = due_at - make_interval(secs => %(ago)s) WHERE id = %(id)s
+"""
 
 
 @pytest.fixture
@@ -34,11 +42,7 @@ def queue(database: Database, commit: Callable[[Change[Any]], Any]) -> Callable[
     def submitted(kind: str = "noop", *, ago: int = 60, **request: Any) -> Job:
         job: Job = commit(database.read(lambda c: submit(c, local_principal(), JobRequest(kind, **request))))
         with database.transaction() as connection:
-            connection.execute(
-                "UPDATE jobs SET submitted_at = submitted_at - make_interval(secs => %(ago)s),"
-                " due_at = due_at - make_interval(secs => %(ago)s) WHERE id = %(id)s",
-                {"ago": ago, "id": job.id},
-            )
+            connection.execute(AGE, {"ago": ago, "id": job.id})
         return job
 
     return submitted
@@ -76,7 +80,6 @@ def test_what_nobody_launched_is_launched_the_most_urgent_first(
     assert [request.tags[launching.JOB_TAG] for request in asked.run_requests] == [str(urgent.id), str(late.id)]
     assert [request.job_name for request in asked.run_requests] == ["job_noop", "job_convert"]
     assert asked.run_requests[1].tags["dagster/partition"] == "inbox"
-    assert [added.partition_keys for added in asked.dynamic_partitions_requests] == [["inbox"]]
 
 
 def test_a_job_is_not_launched_again_while_a_run_may_claim_it(
@@ -182,3 +185,21 @@ def test_a_run_that_ended_closes_the_job_that_it_held_and_no_other(
         sensor(context)
         seen.append(look(database, job).state)
     assert seen == [JobState.RUNNING, JobState.RUNNING, state, state]
+
+
+def test_a_job_whose_api_ended_before_it_was_launched_is_launched(
+    instance: dg.DagsterInstance, settings: Settings, database: Database, serve: Any
+) -> None:
+    """The API asks a webserver that does not answer, and ends: nobody remembers that a launch was wanted."""
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(socket_path(settings, Webserver.FULL)))
+        silent.listen()
+        with serve(create_app(Settings(), database=database)) as client:
+            answer = client.post("/api/v1/jobs", json={"kind": "noop"})
+            asked, _ = silent.accept()
+    asked.close()
+    assert answer.status_code == 201 and isinstance(tick(instance), dg.SkipReason)
+    with database.transaction() as connection:
+        connection.execute(AGE, {"ago": sensors.GRACE.total_seconds() + 1, "id": answer.json()["id"]})
+    (request,) = tick(instance).run_requests
+    assert request.tags[launching.JOB_TAG] == answer.json()["id"]
