@@ -30,6 +30,7 @@ from websockets.typing import Subprotocol
 
 from api.access import allow
 from api.limits import IN_FLIGHT, InFlight, limited
+from api.problems import accepts_html
 from stemma.access.authentication import require_in_force
 from stemma.access.principal import Principal
 from stemma.errors import Forbidden, InvalidInput, NotFound, Unauthenticated, Unavailable, UnsupportedType
@@ -121,7 +122,7 @@ async def read(request: Request, principal: ReaderDep, path: str = "") -> Respon
     try:
         answer = await _ask(request, principal, path, query=request.scope["query_string"])
     except Unavailable as error:
-        if "text/html" in request.headers.get("accept", ""):
+        if accepts_html(request.scope):
             return _page(error)
         raise
     if path.startswith(_NAMED_BY_CONTENT) and answer.status_code < 400:

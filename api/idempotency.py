@@ -94,12 +94,16 @@ class Once:
             text = b"" if said is None else said.model_dump_json(by_alias=True).encode()
             return Answer(status, headers or {}, text)
 
+        repeated = kept or body
+        result = await self.write(ledger, change, kept=lambda done: answer(repeated(done)))
+        return _response(answer(body(result)))
+
+    async def write(self, ledger: Ledger, change: Change[T], *, kept: Callable[[T], Answer]) -> T:
+        """The same for who answers in a form of its own: gives the result; `kept` is what a repeat is answered with."""
         companions: tuple[Statement, ...] = ()
         if self._request is not None:
-            repeated = kept or body
-            companions = (keep(self._request, lambda entries: answer(repeated(change.result(entries)))),)
-        result = await ledger.commit_async(change, *companions)
-        return _response(answer(body(result)))
+            companions = (keep(self._request, lambda entries: kept(change.result(entries))),)
+        return await ledger.commit_async(change, *companions)
 
 
 class _Replayed(Exception):
@@ -130,7 +134,7 @@ async def once(
     if key is None:
         yield Once(None)
         return
-    async with once_for(request.app, database, await _keyed(request, key)) as commits:
+    async with once_for(request.app, database, await keyed_by(request, key)) as commits:
         yield commits
 
 
@@ -180,7 +184,8 @@ async def _replay(database: Database, keyed: KeyedRequest) -> None:
         raise _Replayed(answer)
 
 
-async def _keyed(request: Request, key: str) -> KeyedRequest:
+async def keyed_by(request: Request, key: str) -> KeyedRequest:
+    """The request under this key of its caller's; raises Unavailable with code `pepper_lost`."""
     principal: Principal = request.state.principal
     route = request.scope["route"]
     asked = [

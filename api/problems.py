@@ -102,9 +102,15 @@ def show_to_browsers(app: FastAPI, render: ShowProblem) -> None:
     app.state.show_problem = render
 
 
+def accepts_html(scope: Scope) -> bool:
+    """Whether the request names `text/html` among what it accepts, as browsers do; `*/*` alone says nothing."""
+    accepted = Headers(scope=scope).get("accept", "").split(",")
+    return any(part.partition(";")[0].strip().lower() == "text/html" for part in accepted)
+
+
 def _wants_page(scope: Scope) -> bool:
     path: str = scope["path"]
-    return "text/html" in Headers(scope=scope).get("accept", "") and not path.startswith(("/api/", *_NEVER_PAGES))
+    return accepts_html(scope) and not path.startswith(("/api/", *_NEVER_PAGES))
 
 
 def error_response(scope: Scope, error: StemmaError) -> Response:

@@ -19,6 +19,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import Message, Receive, Scope
 
 from api.middleware import READING, is_below, origin_of
+from api.problems import accepts_html
 from stemma.access.sessions import OpenedSession, Session
 from stemma.errors import Forbidden, TooLarge, Unauthenticated
 from stemma.store.webserver import PATH as DAGSTER
@@ -133,9 +134,9 @@ async def _read(receive: Receive) -> tuple[bytes, Receive]:
 
 def wants_page(scope: Scope) -> bool:
     """Whether somebody looks at a page: a GET by a browser, and not by a script of one of our pages."""
-    headers = Headers(scope=scope)
-    asked = any(_media_type(part) == "text/html" for part in headers.get("accept", "").split(","))
-    return scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and asked and "hx-request" not in headers
+    if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
+        return False
+    return accepts_html(scope) and "hx-request" not in Headers(scope=scope)
 
 
 def to_sign_in(scope: Scope, error: Unauthenticated) -> Response:

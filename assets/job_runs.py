@@ -46,20 +46,20 @@ class ClaimingExecutor(Executor):
     def execute(self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan) -> Iterator[DagsterEvent]:
         """The events of the steps; none for a run that comes too late."""
         run = plan_context.dagster_run
-        job_id = run.tags.get(JOB_TAG)
+        job_id = job_of(run)
         if job_id is None:
             yield from self._inner.execute(plan_context, execution_plan)
             return
         settings, stop = load_settings(), _stopper(plan_context.instance, run.run_id)
         with (
             Database.open(settings) as database,
-            held(database, UUID(job_id), run.run_id, on_stop=stop) as job,
+            held(database, job_id, run.run_id, on_stop=stop) as job,
         ):
             if job is None:
                 told = f"Another run has job {job_id}, or it is not to be run now."
                 yield DagsterEvent.engine_event(plan_context, told, EngineEventData())
             else:
-                facts = {"stemma.job_id": job_id, "stemma.attempt": job.job.attempt, "dagster.run_id": run.run_id}
+                facts = {"stemma.job_id": str(job_id), "stemma.attempt": job.job.attempt, "dagster.run_id": run.run_id}
                 with traced(settings, "stemma-run", f"job {job.job.kind}", facts) as span:
                     yield from self._carry_out(job, plan_context, execution_plan)
                     if span is not None and job.job.state is not JobState.DONE:
@@ -89,6 +89,14 @@ class ClaimingExecutor(Executor):
             _interrupted(job, plan_context)
         else:
             job.fail(failure)
+
+
+def job_of(run: dg.DagsterRun) -> UUID | None:
+    """The job that a run is for; None also for a tag that somebody wrote by hand and that is no id."""
+    try:
+        return UUID(run.tags[JOB_TAG])
+    except (KeyError, ValueError):
+        return None
 
 
 def _create(context: InitExecutorContext) -> Executor:

@@ -201,7 +201,7 @@ def _object(text: str) -> dict[str, Any]:
     hint = """Write it as in --input '{"source": "inbox"}'."""
     try:
         given = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput("json_invalid", f"It is not JSON: {error}.", field="--input", hint=hint) from error
     if not isinstance(given, dict):
         raise InvalidInput("json_invalid", "It is not a JSON object.", field="--input", hint=hint)

@@ -55,7 +55,7 @@ def up() -> None:
     def ready() -> None:
         fail_interrupted_runs(settings, urls, before=started_at)
         _record(settings, urls, "studio.started", {"version": version("stemma-studio")})
-        say(f"\n  API         {settings.api_url}/api/v1/search?q=vector+index")
+        say(f"\n  Console     {settings.api_url}")
         say(f"  API schema  {settings.api_url}/openapi.json")
         say(f"  Dagster UI  {settings.api_url}/dagster")
         say(f"  Inbox       {settings.inbox}  (files dropped here become searchable)")

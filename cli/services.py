@@ -23,7 +23,6 @@ def services(settings: Settings, dagster_environment: Mapping[str, str]) -> list
     workspace = str(_write_workspace(settings))
     environment = {**dagster_environment, "PYTHONUNBUFFERED": "1"}
     code_port, api_port = settings.code_server_port, settings.api_port
-    api_url = f"http://{_LOOPBACK}:{api_port}"
     code_server = ["dagster", "api", "grpc", "--module-name", "definitions", "--location-name", "stemma"]
     return [
         Service(
@@ -46,7 +45,7 @@ def services(settings: Settings, dagster_environment: Mapping[str, str]) -> list
             name="api",
             argv=[sys.executable, "-m", "api"],
             env=environment,
-            ready=lambda: _answers(httpx.Client(base_url=api_url, trust_env=False), "/healthz"),
+            ready=lambda: _answers(httpx.Client(base_url=settings.api_url, trust_env=False), "/healthz"),
             port=api_port,
             setting="STEMMA_API_PORT",
             cwd=REPOSITORY,

@@ -12,6 +12,7 @@ from uuid import UUID
 import dagster as dg
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
+from assets.job_runs import job_of
 from assets.jobs import KIND_JOBS
 from stemma.errors import Conflict, NotFound
 from stemma.jobs import catalog, kinds, launching, lifecycle
@@ -100,13 +101,13 @@ def _closing(
     )
     def sensor(context: dg.RunStatusSensorContext) -> None:
         run = context.dagster_run
-        job_id = run.tags.get(JOB_TAG)
+        job_id = job_of(run)
         if job_id is None:
             return
         settings = load_settings()
         # As a rule the run has closed its job: asked for first, since opening the ledger takes longer.
         with Database.open(settings) as database, contextlib.suppress(Conflict, NotFound):
-            change = database.read(lambda connection: close(connection, UUID(job_id), run.run_id, context))
+            change = database.read(lambda connection: close(connection, job_id, run.run_id, context))
             with Ledger(database.urls, settings) as ledger:
                 ledger.commit(change).result()
 
@@ -139,9 +140,9 @@ def _launched(instance: dg.DagsterInstance) -> list[UUID]:
     unfinished = instance.get_run_records(dg.RunsFilter(statuses=NOT_FINISHED_STATUSES))
     abandoned = datetime.now(UTC) - _SUBMITTING
     return [
-        UUID(record.dagster_run.tags[JOB_TAG])
+        job_id
         for record in unfinished
-        if JOB_TAG in record.dagster_run.tags
+        if (job_id := job_of(record.dagster_run)) is not None
         and (record.dagster_run.status is not dg.DagsterRunStatus.NOT_STARTED or record.create_timestamp > abandoned)
     ]
 

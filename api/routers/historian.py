@@ -26,9 +26,11 @@ from stemma.ledger.journal import HISTORIAN
 from stemma.store.cursors import Page
 
 router = APIRouter(prefix=API, tags=["historian"], route_class=limited("ledger"), dependencies=[allow("ledger:read")])
-streams = APIRouter(prefix=API, tags=["historian"], dependencies=[allow("ledger:read"), Depends(hold_place)])
+# Counted apart: a stream holds its place for as long as somebody looks.
+_FOLLOW = allow("ledger:read", counted="streams")
+streams = APIRouter(prefix=API, tags=["historian"], dependencies=[_FOLLOW, Depends(hold_place)])
 
-ReaderDep = Annotated[Principal, allow("ledger:read")]
+ReaderDep = Annotated[Principal, _FOLLOW]
 
 
 class TransitionBody(BaseModel):

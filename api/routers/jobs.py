@@ -31,7 +31,9 @@ from stemma.store.database import Connection
 from stemma.store.settings import Settings
 
 router = APIRouter(prefix=API, tags=["jobs"], route_class=limited("jobs"))
-streams = APIRouter(prefix=API, tags=["jobs"], dependencies=[allow("jobs:read"), Depends(hold_place)])
+# Counted apart: a stream holds its place for as long as somebody looks.
+_FOLLOW = allow("jobs:read", counted="streams")
+streams = APIRouter(prefix=API, tags=["jobs"], dependencies=[_FOLLOW, Depends(hold_place)])
 aliases = APIRouter(tags=["jobs"], route_class=limited("jobs"), include_in_schema=False)
 
 _EVENTS: Final = 200
@@ -244,7 +246,7 @@ def first_position(database: DatabaseDep, job_id: IdPath, last_event_id: LastEve
     summary="Follow a job",
 )
 async def stream_events(
-    reader: Annotated[Principal, allow("jobs:read")],
+    reader: Annotated[Principal, _FOLLOW],
     database: DatabaseDep,
     streams: StreamsDep,
     job_id: IdPath,

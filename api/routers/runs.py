@@ -26,7 +26,9 @@ from stemma.runs.model import Event, Level, Run, RunState
 from stemma.runs.story import Story, list_stories, read_story
 
 router = APIRouter(prefix=API, tags=["runs"], route_class=limited("runs"))
-streams = APIRouter(prefix=API, tags=["runs"], dependencies=[allow("jobs:read"), Depends(hold_place)])
+# Counted apart: a stream holds its place for as long as somebody looks.
+_FOLLOW = allow("jobs:read", counted="streams")
+streams = APIRouter(prefix=API, tags=["runs"], dependencies=[_FOLLOW, Depends(hold_place)])
 
 _LINES: Final = 200
 _FARTHEST: Final = 2**53
@@ -205,7 +207,7 @@ def first_position(
     "/runs/{id}/log", response_class=EventSourceResponse, responses=problems(404, 429, 503), summary="Follow a log"
 )
 async def stream_log(
-    reader: Annotated[Principal, allow("jobs:read")],
+    reader: Annotated[Principal, _FOLLOW],
     settings: SettingsDep,
     database: DatabaseDep,
     streams: StreamsDep,

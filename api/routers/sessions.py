@@ -54,7 +54,7 @@ class CallerBody(BaseModel):
 
 
 @router.get("/session", response_model=CallerBody, responses=problems(503), summary="Who am I?")
-def read_session(request: Request, principal: Annotated[Principal, allow(None)]) -> CallerBody:
+def read_session(request: Request, principal: Annotated[Principal, allow(None, counted="sessions")]) -> CallerBody:
     """Who asks, with what they may do, and the session that the request belongs to."""
     session: Session | None = request.state.session
     return CallerBody(
@@ -89,7 +89,7 @@ async def sign_in(
         known = await run_in_threadpool(recognise, database, settings, key.strip())
         rates: Rates = request.app.state.rates
         rates.take(settings.api_requests_per_minute, "sign-ins", known.principal.actor)
-        opened = await ledger.commit_async(sessions.begin(known, settings))
+        opened = await ledger.commit_async(await run_in_threadpool(sessions.begin, known, settings))
     except StemmaError as error:
         refusal = rated(request.scope, error)
         return _sign_in_page(request, local_path(wanted), str(refusal), status=refusal.status)
@@ -122,7 +122,10 @@ async def use_link(
 
 @pages.post("/sign-out")
 async def sign_out(
-    request: Request, principal: Annotated[Principal, allow(None)], database: DatabaseDep, ledger: LedgerDep
+    request: Request,
+    principal: Annotated[Principal, allow(None, counted="sessions")],
+    database: DatabaseDep,
+    ledger: LedgerDep,
 ) -> Response:
     """Ends the session of the request; its cookie opens nothing from then on, whoever has a copy."""
     session: Session | None = request.state.session

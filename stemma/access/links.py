@@ -18,7 +18,7 @@ from stemma.access.catalog import read_key
 from stemma.access.keys import NewKey, create_key, revoke_key
 from stemma.access.permissions import Role
 from stemma.access.principal import Principal
-from stemma.access.sessions import OpenedSession
+from stemma.access.sessions import KEPT_FOR, OpenedSession
 from stemma.access.tokens import new_secret, parse_token, pepper_in_use, token_hmac, token_text
 from stemma.errors import Conflict, Unauthenticated
 from stemma.ledger.change import Change
@@ -60,8 +60,10 @@ def make_link(connection: Connection, principal: Principal, settings: Settings) 
         "INSERT INTO sign_in_links (id, key_id, token_hmac, created_at, expires_at) VALUES (%s, %s, %s, %s, %s)",
         (link_id, key_id, token_hmac(pepper_in_use(settings), "stl", link_id, secret), now, link.expires_at),
     )
+    forget = Statement("DELETE FROM sign_in_links WHERE expires_at < %s", (now - KEPT_FOR,))
     meta = {"key": str(key_id), "expires_at": link.expires_at.isoformat()}
-    made = Change(audited(principal, "link.created", resource=f"link/{link_id}", meta=meta), (insert,), lambda _: link)
+    entries = audited(principal, "link.created", resource=f"link/{link_id}", meta=meta)
+    made = Change(entries, (insert, forget), lambda _: link)
     return replace(_in_order(*before, made), result=lambda _: link)
 
 

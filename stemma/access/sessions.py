@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 USE_NOTED_EVERY: Final = timedelta(seconds=60)
+KEPT_FOR: Final = timedelta(days=30)
+"""How long what has expired can still be listed; the ledger goes on knowing of it."""
+
 _SIGN_IN: Final = "Sign in again."
 
 
@@ -176,7 +179,8 @@ def begin(key: KnownKey, settings: Settings) -> Change[OpenedSession]:
         meta={"key": str(key.id), "expires_at": expires_at.astimezone(UTC).isoformat()},
     )
     session = Session(session_id, key.id, csrf_token(pepper, session_id, secret), now, expires_at)
-    return Change(entries, (insert,), lambda _: OpenedSession(session, token_text("sts", session_id, secret)))
+    forget = Statement("DELETE FROM sessions WHERE expires_at < %s", (now - KEPT_FOR,))
+    return Change(entries, (insert, forget), lambda _: OpenedSession(session, token_text("sts", session_id, secret)))
 
 
 def end(connection: Connection, principal: Principal, session_id: UUID) -> Change[KnownSession]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from stemma.errors import InvalidInput
 from stemma.knowledge import sources
@@ -22,6 +23,13 @@ class Input(BaseModel):
     """What a kind takes; nothing else is accepted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*")
+    @classmethod
+    def _storable(cls, value: Any) -> Any:
+        if isinstance(value, str) and "\0" in value:
+            raise PydanticCustomError("text_holds_nul", "The text holds the character U+0000")
+        return value
 
 
 class Nothing(Input):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import uuid4
 
@@ -86,7 +86,7 @@ def _checked_time(wanted: datetime | None, now: datetime) -> datetime | None:
         hint = "Write it as in 2026-01-31T06:00:00+01:00."
         raise InvalidInput("schedule_without_offset", "The time has no offset.", field="scheduled_at", hint=hint)
     if wanted <= now:
-        what = f"{wanted.astimezone(UTC).isoformat(timespec='seconds')} is past."
+        what = f"{wanted.isoformat(timespec='seconds')} is past."
         hint = "Name a time to come, or leave it out to start at once."
         raise InvalidInput("schedule_in_the_past", what, field="scheduled_at", hint=hint)
     if wanted - now > FARTHEST:

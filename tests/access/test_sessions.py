@@ -176,6 +176,28 @@ def test_ending_is_told_and_final(
     ]
 
 
+def test_what_expired_long_ago_is_forgotten_when_the_next_begins(
+    database: Database,
+    issue: Callable[..., IssuedKey],
+    begin: Callable[..., OpenedSession],
+    make_link: Callable[[], SignInLink],
+) -> None:
+    issued = issue()
+    kept, forgotten = begin(issued).session, begin(issued).session
+    recent, old = make_link(), make_link()
+    past = timedelta(minutes=1) + sessions.KEPT_FOR
+    with database.transaction() as connection:
+        for table, expired in (("sessions", forgotten), ("sign_in_links", old)):
+            connection.execute(
+                f"UPDATE {table} SET expires_at = clock_timestamp() - %s WHERE id = %s", (past, expired.id)
+            )
+        connection.execute("UPDATE sessions SET expires_at = clock_timestamp() WHERE id = %s", (kept.id,))
+    begun, made = begin(issued).session, make_link()
+    with database.snapshot() as connection:
+        assert {id_ for (id_,) in connection.execute("SELECT id FROM sessions")} == {kept.id, begun.id}
+        assert {id_ for (id_,) in connection.execute("SELECT id FROM sign_in_links")} == {recent.id, made.id}
+
+
 def test_sessions_are_listed_in_pages(
     database: Database, issue: Callable[..., IssuedKey], begin: Callable[..., OpenedSession]
 ) -> None:

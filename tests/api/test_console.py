@@ -21,6 +21,7 @@ from stemma.access.keys import IssuedKey
 from stemma.access.permissions import Role
 from stemma.access.sessions import OpenedSession
 from stemma.errors import CheckFailed
+from stemma.ledger.journal import transition
 from stemma.ledger.service import Ledger
 from stemma.store.database import Database, DatabaseUrls
 from stemma.store.settings import Settings
@@ -53,10 +54,19 @@ def test_a_new_studio_says_what_to_do(desk: httpx.Client) -> None:
 
 
 def test_a_page_that_is_kept_is_asked_for_by_its_etag(desk: httpx.Client) -> None:
-    first = desk.get("/keys/new")
+    first = desk.get("/approvals")
     assert first.headers["Content-Encoding"] == "gzip"
-    again = desk.get("/keys/new", headers={"If-None-Match": first.headers["ETag"]})
+    again = desk.get("/approvals", headers={"If-None-Match": first.headers["ETag"]})
     assert (again.status_code, again.content) == (304, b"")
+
+
+def test_what_went_wrong_is_on_the_overview(settings: Settings, database: Database, serve: Serve) -> None:
+    data = {"status": "degraded", "detail": "9 of 20 answered <5xx>."}
+    alert = transition("alert", subject="service/api", actor="health", data=data)
+    with Ledger(database.urls, settings) as ledger:
+        ledger.append([alert]).result(20)
+    with serve(create_app(settings, database=database)) as client:
+        assert "9 of 20 answered &lt;5xx&gt;." in client.get("/", headers=HTML).text
 
 
 def test_files_are_kept_for_ever_under_their_version(desk: httpx.Client) -> None:
@@ -96,6 +106,37 @@ def test_a_key_is_created_by_a_form_and_shown_once(desk: httpx.Client) -> None:
     assert 'href="/search"' in shown and 'href="/keys"' not in shown and "Ledger entries" not in shown
     refused = desk.get("/keys", headers=asked)
     assert refused.status_code == 403 and "role_forbidden" in refused.text and "<h1>" in refused.text
+
+
+def test_a_form_that_is_sent_twice_makes_one_key(desk: httpx.Client) -> None:
+    def token() -> str:
+        return desk.get("/keys/new").text.partition('name="once" value="')[2].partition('"')[0]
+
+    form = {"name": "twice", "role": "Viewer", "scopes": "search:*", "once": token()}
+    assert form["once"] != token()
+    first, again = desk.post("/keys", data=form), desk.post("/keys", data=form)
+    assert first.status_code == 200 and "stm_" in first.text
+    assert (again.status_code, again.headers["Location"]) == (303, "/keys")
+    assert "made one key" in desk.get("/keys").text and "stm_" not in again.text
+    desk.cookies.clear()
+    assert [key["name"] for key in desk.get("/api/v1/keys").json()["data"]].count("twice") == 1
+    other = desk.post("/keys", data=form | {"name": "other"})
+    assert other.status_code == 422 and "form_reused" in other.text
+    # What was refused made nothing, and may be sent again under its token.
+    late = form | {"once": token(), "role": "King"}
+    assert desk.post("/keys", data=late).status_code == 422
+    assert desk.post("/keys", data=late | {"role": "Viewer"}).status_code == 200
+
+
+def test_a_form_that_is_sent_twice_queues_one_job(desk: httpx.Client) -> None:
+    page = desk.get("/jobs/new", params={"kind": "noop"}).text
+    form = {"kind": "noop", "once": page.partition('name="once" value="')[2].partition('"')[0]}
+    first, again = desk.post("/jobs", data=form), desk.post("/jobs", data=form)
+    desk.cookies.clear()
+    assert first.status_code == again.status_code == 303
+    assert first.headers["Location"] == again.headers["Location"]
+    assert len(desk.get("/api/v1/jobs").json()["data"]) == 1
+    assert desk.post("/jobs", data=form | {"priority": "5"}).status_code == 422
 
 
 @pytest.mark.parametrize(

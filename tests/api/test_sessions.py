@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from starlette.testclient import TestClient
+from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
 from api.app import create_app
@@ -325,22 +325,22 @@ def test_pages_run_and_load_nothing_foreign(browser: Browser, make_link: Callabl
 def test_a_websocket_needs_a_session_and_a_page_of_ours(
     studio: tuple[Settings, Database], browser: Browser, signed_in: IssuedKey
 ) -> None:
-    """No route takes one here: who is let through finds nothing (1000), the others are refused before (1008)."""
+    """No route takes one here: who is let through finds nothing (1000), the others are refused with a problem."""
     settings, database = studio
     cookie, ours = f"{COOKIE}={browser.client.cookies[COOKIE]}", "http://127.0.0.1:8400"
     where = ours.replace("http", "ws") + "/dagster"
     with TestClient(create_app(settings, database=database)) as client:
 
-        def closed(**headers: str) -> int:
-            named = {name.replace("_", "-"): value for name, value in headers.items()}
-            with pytest.raises(WebSocketDisconnect) as caught, client.websocket_connect(where, headers=named):
+        def ended(**headers: str) -> int:
+            with pytest.raises(WebSocketDisconnect) as caught, client.websocket_connect(where, headers=headers):
                 pass
-            return caught.value.code
+            refused = isinstance(caught.value, WebSocketDenialResponse)
+            return caught.value.status_code if refused else caught.value.code
 
-        assert closed(cookie=cookie, origin=ours) == closed(authorization=f"Bearer {signed_in.key}") == 1000
-        assert closed(origin=ours) == closed(cookie=f"{COOKIE}=x", origin=ours) == 1008
-        assert closed(cookie=cookie) == closed(cookie=cookie, origin="http://evil.example") == 1008
-        assert closed(cookie=cookie, origin=ours, host="evil.example") == 1008
+        assert ended(cookie=cookie, origin=ours) == ended(authorization=f"Bearer {signed_in.key}") == 1000
+        assert ended(origin=ours) == ended(cookie=f"{COOKIE}=x", origin=ours) == 401
+        assert ended(cookie=cookie) == ended(cookie=cookie, origin="http://evil.example") == 403
+        assert ended(cookie=cookie, origin=ours, host="evil.example") == 421
 
 
 BASE = "http://127.0.0.1:8400/sign-in"

@@ -67,10 +67,11 @@ def test_a_job_is_asked_for_followed_and_cancelled(console: Any, tab: Tab, reque
     tab.get_by_label("Time", exact=True).fill("2020-01-31T06:00")
     tab.get_by_label("Time zone").fill("Europe/Berlin")
     tab.get_by_role("button", name="Submit noop").click()
-    expect(tab.locator("#wrong-scheduled_at")).to_contain_text("2020-01-31T05:00:00+00:00 is past")
+    expect(tab.locator("#wrong-scheduled_at")).to_contain_text("2020-01-31T06:00:00+01:00 is past")
     expect(tab.get_by_label("Message")).to_have_value("good evening")
     tab.get_by_label("Time", exact=True).fill("")
-    tab.get_by_role("button", name="Submit noop").click()
+    # A second click sends nothing where scripts run; `tests/api/test_console.py` sends the form twice.
+    tab.get_by_role("button", name="Submit noop").click(click_count=1 if "no-scripts" in request.node.name else 2)
     expect(tab.locator("#state")).to_have_text("queued")
 
     # Somebody else's change is seen at once where scripts run, and on loading the page again where not.

@@ -104,6 +104,12 @@ def test_a_run_that_was_made_and_forgotten_holds_no_job_up(
     assert len(tick(instance).run_requests) == 1
 
 
+def test_a_tag_that_names_no_job_holds_no_job_up(instance: dg.DagsterInstance, queue: Callable[..., Job]) -> None:
+    queue()
+    instance.create_run_for_job(noop, status=dg.DagsterRunStatus.STARTED, tags={launching.JOB_TAG: "mine"})
+    assert len(tick(instance).run_requests) == 1
+
+
 def test_a_job_that_cannot_be_started_ends_as_error(
     instance: dg.DagsterInstance, database: Database, queue: Callable[..., Job]
 ) -> None:

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api.access import allow
 from api.console import inputs
-from api.console.forms import redirect
+from api.console.forms import FormOnceDep, kept, new_token, redirect
 from api.console.rendering import duration, number, render, utc
 from api.deps import DatabaseDep, LedgerDep, PageDep, SettingsDep
 from api.launches import LaunchesDep
@@ -21,7 +21,7 @@ from api.limits import limited
 from stemma.access.principal import Principal
 from stemma.errors import InvalidInput, StemmaError
 from stemma.jobs import catalog, kinds, launching, lifecycle, submission
-from stemma.jobs.model import JobEvent, JobState
+from stemma.jobs.model import Job, JobEvent, JobState
 from stemma.knowledge.catalog import list_sources
 from stemma.store.database import Connection, Database
 from stemma.store.settings import Settings
@@ -100,6 +100,7 @@ def ask_for_one(
 async def submit(
     request: Request,
     principal: BuilderDep,
+    once: FormOnceDep,
     database: DatabaseDep,
     settings: SettingsDep,
     ledger: LedgerDep,
@@ -114,9 +115,13 @@ async def submit(
         change = await run_in_threadpool(database.read, lambda c: submission.submit(c, principal, wanted))
     except StemmaError as error:
         return await run_in_threadpool(_form, request, principal, database, settings, kind, given, error)
-    job = await ledger.commit_async(change)
+
+    def queued(job: Job) -> Response:
+        return redirect(f"/jobs/{job.id}", said="The job is queued.")
+
+    job = await once.write(ledger, change, kept=lambda job: kept(queued(job)))
     launches.launch(job)
-    return redirect(f"/jobs/{job.id}", said="The job is queued.")
+    return queued(job)
 
 
 def _wanted(kind: kinds.Kind, given: Mapping[str, str]) -> submission.JobRequest:
@@ -151,6 +156,7 @@ def _form(
         sources=[source.name for source in database.read(list_sources)] if named else [],
         zones=_zones() if kind else [],
         given=given,
+        once=new_token(),
         error=error,
         most=submission.MOST_URGENT,
         worker_on=launching.is_on(settings),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Form, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from api.access import allow
-from api.console.forms import redirect
+from api.console.forms import FormOnceDep, kept, new_token, redirect
 from api.console.rendering import render
 from api.deps import DatabaseDep, LedgerDep, PageDep, SettingsDep
 from api.limits import limited
@@ -21,6 +21,10 @@ from stemma.access.principal import Principal
 from stemma.errors import InvalidInput, StemmaError
 
 router = APIRouter(prefix="/keys", route_class=limited("console"), include_in_schema=False)
+
+_SENT_TWICE: Final = (
+    "The form was sent twice and made one key. Its secrets went with the first answer: rotate it to get new ones."
+)
 
 AdminDep = Annotated[Principal, allow("admin:keys")]
 IdPath = Annotated[UUID, Path(alias="id")]
@@ -44,6 +48,7 @@ def ask_for_new(request: Request, principal: AdminDep) -> Response:
 async def create(
     request: Request,
     principal: AdminDep,
+    once: FormOnceDep,
     database: DatabaseDep,
     settings: SettingsDep,
     ledger: LedgerDep,
@@ -72,7 +77,7 @@ async def create(
         )
     except StemmaError as error:
         return await run_in_threadpool(_form, request, principal, given, error)
-    issued = await ledger.commit_async(change)
+    issued = await once.write(ledger, change, kept=lambda _: kept(redirect("/keys", said=_SENT_TWICE, tone="info")))
     return await run_in_threadpool(_issued, request, issued, "Key created")
 
 
@@ -123,6 +128,7 @@ def _form(request: Request, principal: Principal, given: dict[str, Any], error: 
         status=error.status if error else 200,
         store=error is None,
         given=given,
+        once=new_token(),
         error=error,
         roles=[role for role in Role if permissions_of(role) <= own],
         scopes=[scope for scope in (f"{name}:*" for name in SCOPES) if any(covers(o, scope) for o in principal.scopes)],

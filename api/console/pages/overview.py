@@ -30,7 +30,7 @@ _DAYS: Final = 30
 _MOST_ALERTS: Final = 6
 _MOST_RUNS: Final = 8
 _MOST_PENDING: Final = 100
-_ALERT_KINDS: Final = ("alert.", "run.failed")
+_ALERT_KINDS: Final = ("alert", "run.failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class History:
 @router.get("/")
 def show(
     request: Request,
-    principal: Annotated[Principal, allow(None)],
+    principal: Annotated[Principal, allow(None, counted="console")],
     settings: SettingsDep,
     database: DatabaseDep,
     ledger: LedgerDep,

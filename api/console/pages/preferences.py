@@ -15,7 +15,7 @@ from api.sessions import local_path
 router = APIRouter(route_class=limited("console"), include_in_schema=False)
 
 
-@router.post("/theme", dependencies=[allow(None)])
+@router.post("/theme", dependencies=[allow(None, counted="console")])
 async def choose_theme(theme: Annotated[Theme, Form()], back: Annotated[str, Form(max_length=4096)] = "/") -> Response:
     """Keep the choice in a cookie and go back to the page."""
     response = redirect(local_path(back))
