@@ -20,7 +20,8 @@ from typing import Any, Final
 from benchmarks.studio import Measure, publish
 from stemma.errors import StemmaError
 from stemma.governance.checking import check
-from stemma.governance.evaluation import evaluate
+from stemma.governance.evaluation import Applicable, evaluate
+from stemma.governance.policy import MAX_CONDITIONS
 from stemma.governance.policy import MAX_COST as MAX_POLICY_COST
 from stemma.rules.conditions import Condition, language
 from stemma.rules.language import MAX_COST, MAX_EXPRESSION, MAX_ITEMS, MAX_TEXT, Type
@@ -93,12 +94,31 @@ def main() -> bool:
         Measure("the same in Python's eval, p95", _p95(python), "µs"),
         Measure("hostile conditions, refused, worst", refused, "ms", bar=_HOSTILE_BAR, at_least=False),
         Measure("costliest conditions that are allowed, worst", asked, "ms", bar=_HOSTILE_BAR, at_least=False),
+        Measure("a policy of such conditions, checked", _worst_policy(), "ms", bar=_HOSTILE_BAR, at_least=False),
         Measure("a unit of cost, worst", unit, "µs", bar=_HOSTILE_BAR * 1000 / MAX_POLICY_COST, at_least=False),
     ]
     return publish("policy_rules", measures, rounds=_ROUNDS, max_cost=MAX_COST, max_policy_cost=MAX_POLICY_COST)
 
 
-def _policy() -> Any:
+def _policy() -> Applicable:
+    expected = {"verdict": "approve", "level": "AL2", "rules": ["all/r4"]}
+    case = {"name": "one", "event": _EVENT, "context": {"confidence": 0.8}, "expect": expected}
+    checked = check(json.dumps(_said()), json.dumps({"cases": [case]}))
+    assert checked.valid and checked.policy is not None, checked
+    return checked.policy
+
+
+def _worst_policy() -> float:
+    """Milliseconds that checking a policy of conditions takes that are as long as they may be, and too costly."""
+    texts = [("tags.exists(a, a == 'x') || " * 34 + "true").ljust(960 + at) for at in range(MAX_CONDITIONS // 1000)]
+    rules = [{"id": "r", "when": text, "then": "approve", "reason": "Why."} for text in texts]
+    said = json.dumps(_said() | {"bundles": [{"id": f"b{at}", "rules": [rule]} for at, rule in enumerate(rules)]})
+    started = time.thread_time()
+    assert check(said, "cases: []").findings
+    return (time.thread_time() - started) * 1000
+
+
+def _said() -> dict[str, Any]:
     rules = [
         {"id": f"r{at}", "when": text, "then": "approve" if at == 4 else "deny", "reason": "Why."}
         for at, text in enumerate(_CONDITIONS)
@@ -107,7 +127,7 @@ def _policy() -> Any:
         name: {"type": kind, "from": f"/event/data/{name}"}
         for name, kind in (("amount", "number"), ("discount", "number"), ("segment", "text"), ("category", "text"))
     }
-    said = {
+    return {
         "name": "bench",
         "version": "1.0.0",
         "changelog": "Measured.",
@@ -128,11 +148,6 @@ def _policy() -> Any:
         ],
         "escalation": {"to": "finance", "within_hours": 24, "then": "deny"},
     }
-    expected = {"verdict": "approve", "level": "AL2", "rules": ["all/r4"]}
-    case = {"name": "one", "event": _EVENT, "context": {"confidence": 0.8}, "expect": expected}
-    checked = check(json.dumps(said), json.dumps({"cases": [case]}))
-    assert checked.valid and checked.policy is not None, checked
-    return checked.policy
 
 
 def _hostile() -> tuple[float, float, float]:
