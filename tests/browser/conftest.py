@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from api.app import create_app
 from resources.instance import open_instance
@@ -42,6 +42,10 @@ from stemma.ledger.service import Ledger
 from stemma.store.database import Database, DatabaseUrls
 from stemma.store.outputs import Artifact
 from stemma.store.settings import Settings
+
+
+# Another test may have both processors.
+expect.set_options(timeout=30_000)
 
 
 @dataclass(frozen=True)
