@@ -43,7 +43,6 @@ from stemma.store.database import Database, DatabaseUrls
 from stemma.store.outputs import Artifact
 from stemma.store.settings import Settings
 
-
 # Another test may have both processors.
 expect.set_options(timeout=30_000)
 
