@@ -243,7 +243,9 @@ def _words(row: Mapping[str, Any]) -> str:
     said = [row["message"] or ""]
     if error := row.get("error"):
         said += [error["message"], *(cause["message"] for cause in error["causes"])]
-    return "\n".join(part.strip() for part in said if part.strip())
+    words = "\n".join(part.strip() for part in said if part.strip())
+    # Being queued and taken from the queue come without words.
+    return words or (row["eventType"] or "").replace("PIPELINE", "run").replace("_", " ").lower()
 
 
 def _level(name: str) -> Level:
