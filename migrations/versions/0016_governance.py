@@ -59,7 +59,7 @@ def upgrade() -> None:
             sha256   bytea PRIMARY KEY CHECK (sha256 = sha256(content)),
             content  bytea NOT NULL
         );
-        COMMENT ON COLUMN decision_contexts.content IS 'Canonical JSON of {event, context}: all that a verdict rests on';
+        COMMENT ON COLUMN decision_contexts.content IS 'Canonical JSON of {event, context}: what a verdict rests on';
         CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON decision_contexts
             FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
         ALTER TABLE decision_contexts ENABLE ALWAYS TRIGGER append_only;
@@ -136,7 +136,7 @@ def upgrade() -> None:
         );
         CREATE INDEX outcomes_observed ON outcomes (observed_at);
         COMMENT ON COLUMN outcomes.success IS 'What the node''s reward makes of the metrics; NULL: neither';
-        COMMENT ON COLUMN outcomes.counted IS 'Whether it stands in policy_variants_stats: its decision took effect as drawn';
+        COMMENT ON COLUMN outcomes.counted IS 'Stands in policy_variants_stats, as its decision took effect as drawn';
 
         CREATE TABLE policy_variants_stats (
             node        text COLLATE "C" NOT NULL,
