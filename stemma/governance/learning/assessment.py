@@ -135,9 +135,7 @@ def _compare(one: VariantStats, baseline: VariantStats, guardrails: Learning) ->
 
 def _width(one: VariantStats, baseline: VariantStats, probability: float, guardrails: Learning) -> float:
     """How far a limit is from the difference: narrowest a few times beyond the minimum of outcomes."""
-    variance = sum(
-        side.posterior.mean * (1 - side.posterior.mean) / max(side.samples, 1) for side in (one, baseline)
-    )
+    variance = sum(side.posterior.mean * (1 - side.posterior.mean) / max(side.samples, 1) for side in (one, baseline))
     information, tuned = 1 / variance, 2.0 * guardrails.minimum_samples
     ratio = math.sqrt((information + tuned) / tuned)
     return math.sqrt(2 * (information + tuned) * math.log(ratio / (2 * (1 - probability)) + 1)) / information

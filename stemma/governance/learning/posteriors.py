@@ -96,9 +96,7 @@ def _gauss() -> tuple[Any, Any]:
 def _density(one: Beta, points: Any) -> Any:
     from scipy.special import betaln, xlog1py, xlogy
 
-    return np.exp(
-        xlogy(one.alpha - 1, points) + xlog1py(one.beta - 1, -points) - betaln(one.alpha, one.beta)
-    )
+    return np.exp(xlogy(one.alpha - 1, points) + xlog1py(one.beta - 1, -points) - betaln(one.alpha, one.beta))
 
 
 def _cumulative(one: Beta, points: Any) -> Any:
