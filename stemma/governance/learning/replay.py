@@ -51,7 +51,7 @@ def said(policy: Applicable, case: Logged, variant: str = BASELINE) -> Said:
 def reproduce(connection: Connection, *, last: int, node: str | None = None) -> Reproduced:
     """Make the last decisions again, of all nodes or of one, each by what is recorded of it."""
     replayed = wrong = 0
-    different = []
+    different: list[tuple[UUID, str]] = []
     for case, why in _again(connection, read(connection, last=last, node=node)):
         replayed += 1
         if why is not None:

@@ -7,6 +7,7 @@ but policy, event and context.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -27,12 +28,13 @@ _FLAGS: Final = "SELECT node, value, set_at FROM node_flags WHERE flag = 'shadow
 _LACKING: Final = """
     SELECT d.id FROM decisions AS d
     WHERE d.node = %(node)s AND d.decided_at >= %(since)s AND NOT EXISTS (
-        SELECT FROM shadow_decisions AS s WHERE s.decision_id = d.id AND s.policy = %(policy)s AND s.variant = 'baseline')
+        SELECT FROM shadow_decisions AS s
+        WHERE s.decision_id = d.id AND s.policy = %(policy)s AND s.variant = 'baseline')
     ORDER BY d.position LIMIT %(limit)s
 """
 _CONTEXTS: Final = """
-    SELECT d.id, convert_from(c.content, 'UTF8')::jsonb AS content
-    FROM decisions AS d JOIN decision_contexts AS c ON c.sha256 = d.context_sha256 WHERE d.id = ANY(%s)
+    SELECT d.id, c.content FROM decisions AS d JOIN decision_contexts AS c ON c.sha256 = d.context_sha256
+    WHERE d.id = ANY(%s)
 """
 _INSERT: Final = """
     INSERT INTO shadow_decisions (decision_id, policy, policy_sha256, variant, verdict, level, reasons, verdict_sha256)
@@ -92,7 +94,8 @@ def _fill(connection: Connection, candidate: Candidate) -> int:
     wanted = {"node": candidate.node, "since": candidate.since, "policy": candidate.policy, "limit": AT_ONCE}
     lacking = [row[0] for row in connection.execute(_LACKING, wanted)]
     made = []
-    for decision_id, rests_on in connection.execute(_CONTEXTS, (lacking,)):
+    for decision_id, content in connection.execute(_CONTEXTS, (lacking,)):
+        rests_on = json.loads(bytes(content))
         verdict = evaluate(policy, rests_on["event"], rests_on["context"])
         reasons = Jsonb([{"rule": reason.rule, "text": reason.text} for reason in verdict.reasons])
         hashes = bytes.fromhex(verdict.policy_sha256), bytes.fromhex(verdict.sha256)

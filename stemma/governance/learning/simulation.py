@@ -1,4 +1,4 @@
-"""Simulating a policy, published or not, on past events: what it says of them, and what differs from what was decided."""
+"""Simulating a policy, published or not, on past events: what it says, and how that differs from what was decided."""
 
 from __future__ import annotations
 
