@@ -114,6 +114,8 @@ class Decider:
         self, connection: Connection, principal: Principal, node: str, asked: NewEvent | UUID
     ) -> Change[Decision]:
         started = time.perf_counter()
+        if node not in self._in_force:
+            self._in_force[node] = self._node(connection, node).version, None
         recorded: Change[tuple[Event, ...]] | None = None
         if isinstance(asked, UUID):
             event = catalog.get_event(connection, asked)
@@ -131,9 +133,9 @@ class Decider:
 
     def _known(self, connection: Connection, name: str, event: Event) -> _Known:
         """Begin with the versions that were in force last time, and begin anew where the look finds others."""
-        version, override = self._in_force.get(name, (None, None))
+        version, override = self._in_force[name]
         for _ in range(_TRIES):
-            node = self._node(connection, name if version is None else f"{name}@{version}")
+            node = self._node(connection, f"{name}@{version}")
             if event.type not in node.events:
                 hint = f"It decides {', '.join(node.events)}."
                 what = f"The node {name} does not decide events of the type {event.type}."
@@ -148,7 +150,7 @@ class Decider:
                     raise NotFound("policy_unknown", f"There is no policy {reference}.", field="policy")
                 self._in_force[name] = node.version, override
                 return _Known(node, self._policy(connection, f"{reference.name}@{found.policy_version}"), found, vector)
-            version, override = found.node_version, found.flags.get(flags.POLICY)
+            version, override = found.node_version or version, found.flags.get(flags.POLICY)
         raise Conflict("node_changing", f"The node {name} is being changed.", field="node", hint="Try again.")
 
     def _node(self, connection: Connection, reference: str) -> Node:
@@ -177,7 +179,7 @@ def _drawn(known: _Known) -> Draw | None:
     guardrails, policy = known.node.learning, known.policy
     if guardrails is None or not policy.policy.variants or known.found.flag(flags.LEARNING) is False:
         return None
-    counted = {row[0]: VariantStats(row[0], *row[1:4], _time(row[4]), row[5]) for row in known.found.stats}
+    counted = {row[0]: VariantStats(row[0], row[1], row[2], row[3], _time(row[4]), row[5]) for row in known.found.stats}
     everyone = [counted.get(variant, VariantStats(variant)) for variant in stats.variants_of(policy)]
     return draw(everyone, guardrails, new_seed())
 
