@@ -64,8 +64,9 @@ class NotGiven:
 
 @dataclass(frozen=True, slots=True)
 class Savings:
-    """What was given and what was not at a node, valued by `metric`. `weighted` is the total value of what was not given
-    alone although a variant would have, `overlap` decisions; None where there is none, or nothing like it was given.
+    """What was given and what was not at a node, valued by `metric`. `weighted` is the total value of what was not
+    given alone although a variant would have, `overlap` decisions; None where there is none, or nothing like it was
+    given.
     """
 
     node: str

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from stemma.errors import InvalidInput
 from stemma.governance import policies
@@ -31,6 +31,9 @@ class Done(StrEnum):
     GIVEN = "given"
     REFUSED = "refused"
     OPEN = "open"
+
+
+_DONE: Final = {Ruling.APPROVE: Done.GIVEN, Ruling.DENY: Done.REFUSED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +79,7 @@ def _case(logged: Logged, made_by: Applicable, policy: Applicable, metric: str) 
     chances = logged.draw["propensities"] if logged.draw else {logged.variant: 1.0}
     chance = sum(share for variant, share in chances.items() if gives_alone(made_by, logged, variant))
     alone = logged.state == "final" and logged.effect is Ruling.APPROVE
-    done = (
-        {Ruling.APPROVE: Done.GIVEN, Ruling.DENY: Done.REFUSED}.get(logged.effect, Done.OPEN)
-        if logged.effect
-        else Done.OPEN
-    )
+    done = Done.OPEN if logged.effect is None else _DONE[logged.effect]
     value = logged.success if metric == SUCCESS else (logged.metrics or {}).get(metric)
     known = None if value is None or done is not Done.GIVEN else float(value)
     return Case(logged, dict(_inputs(policy, logged)), done, alone, min(chance, 1.0), known)
