@@ -1,8 +1,9 @@
 """Guessing the value of what nobody observed from what was observed of the like: nearest neighbours, and a regression.
 
 Both look at the inputs of a policy alone. Neighbours take the mean of the nearest cases, so that beyond the observed
-they say what lies at its edge. The regression is linear in numbers, their products and categories, and goes on beyond
-the edge as it went before it. Neither is observed: what they say is called modelled everywhere.
+they say what lies at its edge. The regression is linear in numbers, the products of two of them, and numbers by
+category, as money is an amount times what is left of its price; it goes on beyond the edge as it went before it.
+Neither is observed: what they say is called modelled everywhere.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
+from itertools import combinations
 from typing import Any, Final
 
 import numpy as np
@@ -97,8 +98,6 @@ def _joined(space: Space, cases: Sequence[Inputs]) -> Any:
 
 def _terms(space: Space, cases: Sequence[Inputs]) -> Any:
     numbers, texts = space.scaled(cases)
-    products = [
-        numbers[:, one] * numbers[:, other] for one, other in combinations_with_replacement(range(numbers.shape[1]), 2)
-    ]
+    products = [numbers[:, one] * numbers[:, other] for one, other in combinations(range(numbers.shape[1]), 2)]
     mixed = [numbers[:, one] * texts[:, other] for one in range(numbers.shape[1]) for other in range(texts.shape[1])]
     return np.column_stack([np.ones(len(cases)), numbers, texts, *products, *mixed])
