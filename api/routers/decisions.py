@@ -53,8 +53,8 @@ class EventBody(RequestBody):
         examples=[{"discount": 0.1, "amount": 400, "segment": "Consumer", "category": "Paper"}],
     )
     occurred_at: AwareDatetime | None = Field(default=None, description="When it happened; default: now")
-    entity: str | None = Field(default=None, max_length=300, description="Whom or what it is about", examples=["c-17"])
-    correlation_id: str | None = Field(default=None, max_length=300, examples=["order-4711"])
+    entity: str | None = Field(default=None, max_length=200, description="Whom or what it is about", examples=["c-17"])
+    correlation_id: str | None = Field(default=None, max_length=200, examples=["order-4711"])
 
     def event(self) -> NewEvent:
         """The same for the domain."""
