@@ -23,7 +23,7 @@ import numpy as np
 from stemma.errors import Conflict
 from stemma.governance import policies
 from stemma.governance.learning.modelling import Space, nearest, regression
-from stemma.governance.learning.offpolicy import Interval
+from stemma.governance.learning.offpolicy import NORMAL, Interval
 from stemma.governance.learning.standing import reference
 from stemma.governance.learning.valued import Case, Done, cases
 from stemma.governance.nodes import Node
@@ -108,7 +108,7 @@ def _weighted(known: Sequence[Case]) -> Interval | None:
     terms = np.array([(1 - case.chance) / case.chance * _value(case) for case in known if case.alone and case.chance])
     if not terms.any():
         return None
-    total, half = float(terms.sum()), 1.959963984540054 * float(np.sqrt((terms**2).sum()))
+    total, half = float(terms.sum()), NORMAL * float(np.sqrt((terms**2).sum()))
     return Interval(total, total - half, total + half)
 
 
