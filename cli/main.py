@@ -21,7 +21,9 @@ from cli import (
     approvals,
     browser,
     database,
+    decisions,
     files,
+    flags,
     graph,
     historian,
     jobs,
@@ -29,6 +31,7 @@ from cli import (
     knowledge,
     ledger,
     maps,
+    nodes,
     notify,
     personal,
     policy,
@@ -61,10 +64,13 @@ personal.add_commands(app)
 sessions.add_commands(app)
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(browser.app, name="browser")
+app.add_typer(decisions.app, name="decisions")
 app.add_typer(files.app, name="files")
+app.add_typer(flags.app, name="flags")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="keys")
 app.add_typer(maps.app, name="maps")
+app.add_typer(nodes.app, name="nodes")
 app.add_typer(policy.app, name="policy")
 app.add_typer(receipt.app, name="receipt")
 app.add_typer(notify.app, name="notify")
