@@ -45,8 +45,8 @@ class Web:
             base = httpx.URL(url)
         except httpx.InvalidURL as error:
             raise _bad_url(name, f"it is none: {error}") from error
-        if base.scheme != "https" and not (base.scheme == "http" and _is_loopback(base)):
-            raise _bad_url(name, "it is not https, so that the key would be sent in the clear")
+        if not base.host or (base.scheme != "https" and not (base.scheme == "http" and _is_loopback(base))):
+            raise _bad_url(name, "it is no https, so that the key would be sent in the clear")
         self._client = httpx.Client(
             base_url=base,
             headers={"User-Agent": "stemma", "Accept": "application/json", **headers},
