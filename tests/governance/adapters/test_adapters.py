@@ -263,7 +263,7 @@ def test_what_cannot_be_asked_is_not() -> None:
         for repository in ("ada", "ada/..", "ada/engine/x", "ada/en gine", ""):
             with pytest.raises(InvalidInput):
                 GitHubIssues(web, repository)
-    for url in ("http://api.example.org", "ftp://127.0.0.1", "https://[", ""):
+    for url in ("http://api.example.org", "ftp://127.0.0.1", "https://a:b", ""):
         with pytest.raises(InvalidInput):
             Web("It", url, {}, setting="KEY")
 
