@@ -33,6 +33,7 @@ from cli import (
     jobs,
     keys,
     knowledge,
+    learning,
     ledger,
     maps,
     nodes,
@@ -64,6 +65,7 @@ graph.add_commands(app)
 knowledge.add_commands(app)
 serve.add_commands(app)
 historian.add_commands(app)
+learning.add_commands(app)
 ledger.add_commands(app)
 personal.add_commands(app)
 sessions.add_commands(app)
@@ -78,6 +80,7 @@ app.add_typer(files.app, name="files")
 app.add_typer(flags.app, name="flags")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="keys")
+app.add_typer(learning.app, name="learning")
 app.add_typer(maps.app, name="maps")
 <<<<<<< HEAD
 app.add_typer(nodes.app, name="nodes")
@@ -85,6 +88,7 @@ app.add_typer(nodes.app, name="nodes")
 app.add_typer(outcomes.app, name="outcomes")
 >>>>>>> gov-events
 app.add_typer(policy.app, name="policy")
+app.add_typer(learning.promotions, name="promotions")
 app.add_typer(receipt.app, name="receipt")
 app.add_typer(notify.app, name="notify")
 app.add_typer(webhooks.app, name="webhooks")
