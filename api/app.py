@@ -24,6 +24,7 @@ from api.routers import (
     audit,
     decisions,
     documents,
+    events,
     files,
     flags,
     health,
@@ -34,6 +35,7 @@ from api.routers import (
     ledger,
     nodes,
     notifications,
+    outcomes,
     policies,
     receipts,
     runs,
@@ -118,6 +120,10 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(runs.streams)
     app.include_router(learning.router)
     app.include_router(ledger.router)
+    app.include_router(events.router)
+    app.include_router(events.aliases)
+    app.include_router(outcomes.router)
+    app.include_router(outcomes.aliases)
     app.include_router(policies.router)
     app.include_router(nodes.router)
     app.include_router(decisions.router)
@@ -140,6 +146,8 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
         f"{API}{documents.UPLOAD_PATH}": settings.max_document_bytes + _MULTIPART_OVERHEAD,
         UPLOAD: settings.max_document_bytes + _MULTIPART_OVERHEAD,
         f"{API}{approvals.PATH}": approvals.MAX_BODY_BYTES,
+        f"{API}{events.PATH}": events.MAX_BODY_BYTES,
+        events.PATH: events.MAX_BODY_BYTES,
     }
     app.add_middleware(JsonGuard, unread=SIGNED)
     app.add_middleware(Authentication)
