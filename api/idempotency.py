@@ -179,7 +179,7 @@ def _response(answer: Answer, more: Mapping[str, str] | None = None) -> Response
 
 async def _replay(database: Database, keyed: KeyedRequest) -> None:
     """End the request with the answer that was kept for it, where there is one."""
-    answer = await run_in_threadpool(database.read, lambda connection: kept_answer(connection, keyed))
+    answer = await run_in_threadpool(database.glance, lambda connection: kept_answer(connection, keyed))
     if answer is not None:
         raise _Replayed(answer)
 
