@@ -77,7 +77,9 @@ def main() -> bool:
     """Run the benchmark; True when every bar is met."""
     with scratch_studio("decisions") as studio:
         key = _prepare(studio)
-        ours, alone, busy = [], [], []
+        ours: list[tuple[Load | None, Load]] = []
+        alone: list[tuple[Load | None, Load]] = []
+        busy: list[float] = []
         for number in range(_ROUNDS):
             for program, loads in ((_API, ours), (_ALONE, alone)) if number % 2 else ((_ALONE, alone), (_API, ours)):
                 with _serving(studio, program) as (port, process):

@@ -152,7 +152,7 @@ HOSTILE = [
     "items[7] > 1.0 || discount > 1.0",
     "discount < 1.0 && items[7] > 1.0",
     "items.all(a, a < 9.0) && items[9] == 1.0",
-    "items.exists(a, items[8] == a) || items[8] > 1.0",
+    "items.exists(a, a > 8.0) || items[8] > 1.0",
     "note == 'x' || items[6] == items[6]",
 ]
 
