@@ -48,9 +48,9 @@ from stemma.store.settings import REPOSITORY
 _SAMPLES = REPOSITORY / "samples"
 _CASES = 10_000
 _NEW_TEXTS = 0.1
-_SECONDS = 5.0
+_SECONDS = 8.0
 _WARM_UP = 2.0
-_ROUNDS = 1
+_ROUNDS = 3
 _FEW, _MANY = 16, 64
 _RATIO_BAR = 2.0
 
