@@ -38,7 +38,7 @@ cases:
     event: {type: DiscountRequested, data: {discount: 0.8, amount: 400, segment: Consumer, category: Binders}}
     expect: {verdict: deny, level: AL3, rules: [margin/beyond_highest]}
 """
-ALONE = ("  - level: AL3\n    when: confidence >= 0.9 && amount * discount <= 50.0", "  - level: AL3\n    when: confidence >= 0.0")
+ALONE = ("when: confidence >= 0.9 && amount * discount <= 50.0", "when: confidence >= 0.0")
 
 
 def text(*path: str) -> str:

@@ -137,9 +137,9 @@ class Decider:
         for _ in range(_TRIES):
             node = self._node(connection, f"{name}@{version}")
             if event.type not in node.events:
-                hint = f"It decides {', '.join(node.events)}."
-                what = f"The node {name} does not decide events of the type {event.type}."
-                raise InvalidInput("event_not_decided", what, field="event.type", hint=hint)
+                # A version that was published since then may decide it.
+                node = self._node(connection, name)
+                _require_decided(node, event)
             vector = self._vectors.of(connection, text_of(node, event.type, event.data))
             reference = parse_reference(override or node.policy)
             found = context.look(
@@ -166,6 +166,13 @@ class Decider:
             policy = policies.load(connection, reference)
             _keep(self._policies, reference, policy)
         return policy
+
+
+def _require_decided(node: Node, event: Event) -> None:
+    if event.type not in node.events:
+        hint = f"It decides {', '.join(node.events)}."
+        what = f"The node {node.name} does not decide events of the type {event.type}."
+        raise InvalidInput("event_not_decided", what, field="event.type", hint=hint)
 
 
 def _keep(kept: dict[str, Any], reference: str, loaded: Any) -> None:
