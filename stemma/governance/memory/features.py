@@ -63,7 +63,7 @@ _SUM_UP: Final = """
             WHEN 'max' THEN jsonb_build_object('max', max(bounded))
             WHEN 'share' THEN jsonb_build_object('known', count(truth), 'true', count(*) FILTER (WHERE truth))
             WHEN 'distinct' THEN jsonb_build_object('values',
-                jsonb_agg(DISTINCT left(encode(sha256(value::text::bytea), 'hex'), 32))
+                jsonb_agg(DISTINCT left(encode(sha256(convert_to(value::text, 'UTF8')), 'hex'), 32))
                     FILTER (WHERE aggregate = 'distinct'))
             ELSE (array_agg(jsonb_build_object(
                     'at', to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), 'id', id, 'value', value
@@ -84,7 +84,8 @@ _SUM_UP: Final = """
     SELECT %(node)s, day, entity, jsonb_object_agg(key, state) FROM states GROUP BY day, entity
 """
 _MADE: Final = """
-    SELECT day, sha256(string_agg(sha256(entity::bytea || features::text::bytea), ''::bytea ORDER BY entity)), count(*)
+    SELECT day, count(*),
+        sha256(string_agg(sha256(convert_to(entity || E'\\n' || features::text, 'UTF8')), ''::bytea ORDER BY entity))
     FROM entity_features WHERE node = %s AND day = ANY (%s) GROUP BY day
 """
 
@@ -155,5 +156,5 @@ def _sum_up(connection: Connection, node: Node, days: list[date]) -> dict[Key, M
     }
     connection.execute(_SUM_UP, parameters)
     found = connection.execute(_MADE, (node.name, days)).fetchall()
-    made = {(node.name, day): Made(bytes(digest), rows) for day, digest, rows in found}
+    made = {(node.name, day): Made(bytes(digest), rows) for day, rows, digest in found}
     return {(node.name, day): Made(_NOTHING, 0) for day in days} | made

@@ -52,13 +52,12 @@ _EVENTS = """
 """
 _DECISIONS = """
     SELECT node, (occurred_at AT TIME ZONE 'UTC')::date,
-        sha256(string_agg(id::text || state || coalesce(effect, ''), E'\\n' ORDER BY id)::bytea)
+        sha256(convert_to(string_agg(concat_ws(' ', id, state, effect), E'\\n' ORDER BY id), 'UTF8'))
     FROM decisions WHERE occurred_at >= %(since)s AND occurred_at < %(until)s GROUP BY 1, 2
 """
 _OUTCOMES = """
     SELECT d.node, (o.observed_at AT TIME ZONE 'UTC')::date,
-        sha256(string_agg(o.decision_id::text || o.revision || coalesce(o.success::text, ''), E'\\n'
-            ORDER BY o.decision_id)::bytea)
+        sha256(convert_to(string_agg(concat_ws(' ', o.decision_id, o.revision), E'\\n' ORDER BY o.decision_id), 'UTF8'))
     FROM outcomes AS o JOIN decisions AS d ON d.id = o.decision_id
     WHERE o.observed_at >= %(since)s AND o.observed_at < %(until)s GROUP BY 1, 2
 """

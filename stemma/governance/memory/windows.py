@@ -34,6 +34,24 @@ class Features:
     values: Mapping[str, Value]
 
 
+ROWS: Final = """
+    (SELECT coalesce(jsonb_agg(jsonb_build_array(day, features) ORDER BY day), '[]')::text FROM entity_features
+        WHERE node = %(node)s AND entity = %(entity)s AND day >= %(features_since)s AND day < %(day)s)
+"""
+"""The rows of an entity for the windows that end before `day`, as an expression; `since` has where they begin."""
+
+
+def since(node: Node, day: date) -> date:
+    """The first day that any window looks at which ends before `day`."""
+    return day - timedelta(days=max((feature.days for feature in node.features.values()), default=1))
+
+
+def values_of(node: Node, day: date, rows: str) -> dict[str, Value]:
+    """The features before `day`, of what `ROWS` selected."""
+    days = [(date.fromisoformat(of), states) for of, states in json.loads(rows, parse_float=Decimal)]
+    return added_up(node, day - timedelta(days=1), days)
+
+
 def features_before(connection: Connection, node: Node, entity: str, at: datetime) -> Features:
     """What is known of an entity at the end of the last day (UTC) before `at`, as far as days are made."""
     return features_on(connection, node, entity, at.astimezone(UTC).date() - timedelta(days=1))
@@ -41,13 +59,11 @@ def features_before(connection: Connection, node: Node, entity: str, at: datetim
 
 def features_on(connection: Connection, node: Node, entity: str, day: date) -> Features:
     """What is known of an entity at the end of a day (UTC)."""
-    longest = max((feature.days for feature in node.features.values()), default=1)
-    rows = connection.execute(
-        "SELECT day, features::text FROM entity_features"
-        " WHERE node = %s AND entity = %s AND day > %s AND day <= %s ORDER BY day",
-        (node.name, entity, day - timedelta(days=longest), day),
-    ).fetchall()
-    return Features(entity, day, added_up(node, day, [(of, parsed(text)) for of, text in rows]))
+    after = day + timedelta(days=1)
+    wanted = {"node": node.name, "entity": entity, "features_since": since(node, after), "day": after}
+    row = connection.execute(f"SELECT {ROWS}", wanted).fetchone()
+    assert row is not None
+    return Features(entity, day, values_of(node, after, row[0]))
 
 
 def added_up(node: Node, day: date, days: Sequence[tuple[date, Mapping[str, State]]]) -> dict[str, Value]:
@@ -98,12 +114,6 @@ def feature_key(node: Node, name: str) -> str:
 def event_types(node: Node, feature: Feature) -> list[str]:
     """The types of events that a feature looks at."""
     return list(feature.events or node.events)
-
-
-def parsed(text: str) -> dict[str, State]:
-    """The states of a row, whose numbers stay exact."""
-    states: dict[str, State] = json.loads(text, parse_float=Decimal)
-    return states
 
 
 def _total(states: Sequence[State]) -> Decimal:
