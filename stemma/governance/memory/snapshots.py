@@ -80,8 +80,7 @@ Encode = Callable[[Sequence[str]], Sequence[Any]]
 class _Day:
     """What was counted of a day."""
 
-    events: dict[str, int] = field(default_factory=dict)
-    entities: int = 0
+    events: dict[str, dict[str, int]] = field(default_factory=dict)
     said: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     verdicts: Counter[str] = field(default_factory=Counter)
     levels: Counter[str] = field(default_factory=Counter)
@@ -95,7 +94,6 @@ class _Day:
         """The same as JSON, with what was most often said and given as reason."""
         return {
             "events": self.events,
-            "entities": self.entities,
             "said": {name: dict(_most(counts)) for name, counts in sorted(self.said.items())},
             "decisions": {
                 "verdicts": dict(sorted(self.verdicts.items())),
@@ -201,8 +199,7 @@ def _count(connection: Connection, node: Node, parameters: dict[str, Any]) -> di
     }
     seen = {day: _Day() for day in days}
     for day, kind, count, entities in connection.execute(_EVENTS, wanted).fetchall():
-        seen[day].events[kind] = count
-        seen[day].entities += entities
+        seen[day].events[kind] = {"count": count, "entities": entities}
     for day, name, said, count in connection.execute(_SAID, wanted).fetchall():
         seen[day].said[name][said] += count
     for day, verdict, level, effect, variant, count in connection.execute(_DECISIONS, wanted).fetchall():
@@ -232,8 +229,8 @@ def _most(counts: Counter[Any]) -> list[tuple[Any, int]]:
 
 
 def _in_words(node: Node, day: Any, seen: _Day) -> str:
-    events = ", ".join(f"{count} {kind}" for kind, count in seen.events.items()) or "nothing"
-    lines = [f"{node.name} on {day}: {events}{f' of {seen.entities} entities' if seen.entities else ''}."]
+    events = [f"{told['count']} {kind} of {told['entities']} entities" for kind, told in seen.events.items()]
+    lines = [f"{node.name} on {day}: {', '.join(events) or 'no events'}."]
     said = [
         f"{name.replace('_', ' ')} {', '.join(f'{value} ({count})' for value, count in _most(counts))}"
         for name, counts in sorted(seen.said.items())
