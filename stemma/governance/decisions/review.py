@@ -88,7 +88,9 @@ def due(connection: Connection) -> tuple[Change[Decision], ...]:
 
     Each commits once; where another process was first, it raises Conflict.
     """
-    rows = connection.execute("SELECT approval_id, id FROM decisions WHERE state = 'waiting' ORDER BY due_at").fetchall()
+    rows = connection.execute(
+        "SELECT approval_id, id FROM decisions WHERE state = 'waiting' ORDER BY due_at"
+    ).fetchall()
     waiting = dict(rows)
     settled = approvals.list_settled(connection, list(waiting), limit=AT_ONCE)
     return tuple(_followed(connection, get_decision(connection, waiting[one.id]), one.id) for one in settled)
