@@ -29,6 +29,7 @@ from cli import (
     knowledge,
     ledger,
     maps,
+    memory,
     notify,
     personal,
     policy,
@@ -57,6 +58,7 @@ knowledge.add_commands(app)
 serve.add_commands(app)
 historian.add_commands(app)
 ledger.add_commands(app)
+memory.add_commands(app)
 personal.add_commands(app)
 sessions.add_commands(app)
 app.add_typer(approvals.app, name="approvals")
