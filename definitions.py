@@ -17,10 +17,12 @@ from schedules.governance import aggregate_day, distil_day
 from schedules.knowledge import reread_sources
 from sensors.approvals import approvals
 from sensors.automation import automation
+from sensors.decisions import decisions
 from sensors.governance import late_days
 from sensors.jobs import jobs_cancelled, jobs_done, jobs_failed, jobs_lost, jobs_waiting
 from sensors.journal import failed_runs
 from sensors.knowledge import inbox
+from sensors.learning import learning
 from sensors.notify import notify
 from sensors.receipts import receipts
 
@@ -36,8 +38,10 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             inbox,
             late_days,
             approvals,
+            decisions,
             receipts,
             failed_runs,
+            learning,
             notify,
             automation,
             jobs_waiting,
