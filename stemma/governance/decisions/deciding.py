@@ -319,5 +319,5 @@ def _told(decision: Decision) -> Statement:
     """The notification of what was done at AL2, where a person is told."""
     done = "approved" if decision.effect is Ruling.APPROVE else "denied"
     why = " ".join(reason.text for reason in decision.reasons)
-    data = {"decision": str(decision.id), "node": decision.node, "event": str(decision.event_id), "effect": done}
+    data = {"decision": str(decision.id), "node": decision.node, "effect": done}
     return enqueue(Message("decision.acted", f"{decision.node}: {decision.event_type} was {done}", why, data))
