@@ -248,10 +248,10 @@ def test_stability_is_nothing_without_a_change_and_does_not_alarm_by_chance() ->
     assert sum(psi >= drift.ALARM_PSI for psi, _, _ in found) > 30, "the usual threshold alone would alarm"
 
 
-def test_days_are_stretches_without_a_gap(world: Any) -> None:
-    days = [world.day(number) for number in (5, 1, 2, 9, 3)]
-    spans = [(1, 3), (5, 5), (9, 9)]
-    assert stretches(days) == [Span(world.day(first), world.day(last)) for first, last in spans]
+def test_days_are_stretches_between_which_nothing_else_happened(world: Any) -> None:
+    stale, active = ([world.day(number) for number in numbers] for numbers in ((5, 1, 2, 9, 3), (1, 2, 3, 5, 7, 9)))
+    spans = [(1, 5), (9, 9)]
+    assert stretches(stale, active) == [Span(world.day(first), world.day(last)) for first, last in spans]
     assert world.database.read(lambda connection: stale_days(connection, whole(world))) == {}
 
 
