@@ -97,6 +97,10 @@ class DisplayedProgress(ProgressLog):
 
     def reporter(self, context: dg.AssetExecutionContext) -> ReportProgress:
         """A callback that drives one bar."""
+        return self.bar()
+
+    def bar(self) -> ReportProgress:
+        """The same for what is no asset."""
         if self._bars.disable:
             return now_and_then(lambda line: say(f"  {line}", console=err))
         bar = self._bars.add_task("", total=None, visible=False)
@@ -227,6 +231,13 @@ def _bars() -> Iterator[Progress]:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
         yield bars
+
+
+@contextlib.contextmanager
+def shown_progress() -> Iterator[ReportProgress]:
+    """A callback that drives a bar of its own, for work outside of the graph."""
+    with _bars() as bars:
+        yield DisplayedProgress(bars).bar()
 
 
 def materialize(settings: Settings, database: Database, selection: str, partition: str | None = None) -> Outcome:
