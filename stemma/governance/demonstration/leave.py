@@ -7,10 +7,10 @@ covered.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 from uuid import UUID, uuid5
 
 from stemma.governance.events.model import NewEvent
@@ -65,6 +65,6 @@ def _request(chance: random.Random, person: int, month: int, left: dict[int, flo
     return Request(event, {"covered": covered, "regretted": chance.random() < 0.05}, at + timedelta(days=2))
 
 
-def _event(kind: str, person: int, at: datetime, data: dict[str, object]) -> NewEvent:
+def _event(kind: str, person: int, at: datetime, data: Mapping[str, Any]) -> NewEvent:
     name = f"employee/{person}"
     return NewEvent(kind, data, occurred_at=at, entity=name, id=uuid5(_IDS, f"{kind}/{name}/{at.isoformat()}"))

@@ -188,16 +188,13 @@ def _saved(connection: Connection, known: Mapping[UUID, float]) -> Saved | None:
         return sum(known[case.logged.event_id] for case in these)
 
     overlap = [case for case in found if not case.alone and case.chance > 0.0]
-    estimates = [
-        Estimate("not given alone, though by another variant", "weighted", len(overlap), saved.weighted, truth(overlap))
-    ]
+    of = "not given alone, though by another variant"
+    estimates = [Estimate(of, "weighted", len(overlap), saved.weighted, truth(overlap))] if overlap else []
     for group in saved.not_given:
         beyond = [case for case in found if case.done is group.done and case.chance == 0.0]
+        of = f"{group.done}, given by no variant"
         estimates += [
-            Estimate(
-                f"{group.done}, given by no variant", f"modelled, {one.model}", len(beyond), one.total, truth(beyond)
-            )
-            for one in group.models
+            Estimate(of, f"modelled, {one.model}", len(beyond), one.total, truth(beyond)) for one in group.models
         ]
     refused = [case for case in found if case.done is Done.REFUSED]
     return Saved(
