@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stemma.errors import CheckFailed, InvalidInput
 from stemma.maps import privacy
-from stemma.maps.building import Input, Provenance, build_points
+from stemma.maps.building import Provenance, build_points
 from stemma.maps.check import check
 from stemma.maps.features import clean, to_points
 from stemma.maps.layers import Layer, load_layer
@@ -57,7 +57,7 @@ def build_layer(description: Path, output: Path) -> LayerBuilt:
 
 def provenance_of(layer: Layer, files: list[SourceFile], asset: str = "", partition: str = "") -> Provenance:
     """What the archive says of where it comes from."""
-    inputs = tuple(Input(file.path.name, file.sha256) for file in files)
+    inputs = tuple(part for file in files for part in file.inputs)
     return Provenance(layer.title, asset, partition, inputs, layer.licence, layer.attribution, layer.description)
 
 
