@@ -25,7 +25,7 @@ from stemma.maps.check import Report
 from stemma.maps.cleaning import Cleaned, folder_of
 from stemma.maps.features import to_points
 from stemma.maps.incremental import rebuild_points
-from stemma.maps.layer_build import build_tiles, verified
+from stemma.maps.layer_build import build_tiles, provenance_of, verified
 from stemma.maps.layers import Layer
 from stemma.maps.pmtiles import Archive
 from stemma.progress import Progress, ReportProgress
@@ -74,9 +74,7 @@ def build_archive(
     with tempfile.TemporaryDirectory() as name:
         path = Path(name, "tiles.pmtiles")
         features = cleaned.features.read(files)
-        provenance = Provenance(
-            layer.title, ASSET, layer.id, cleaned.inputs, layer.licence, layer.attribution, layer.description
-        )
+        provenance = provenance_of(layer, cleaned.inputs, ASSET, layer.id)
         built, copied = _built(files, path, features, layer, provenance, current, made_of(layer, cleaned))
         _tell(progress, "encoded", sum(zoom.tiles for zoom in built.zooms), started)
         report = verified(path, features, layer)
