@@ -67,7 +67,7 @@ def list_layers(as_json: Json = False) -> None:
         return
     print_table(
         "Map layers",
-        ("layer", "title", "kind", "visible to", "features", "zooms", "bytes", "built"),
+        ("layer", "kind", "visible to", "features", "zooms", "bytes", "built"),
         [_row(layer, archives.get(layer.id)) for layer in layers],
         empty="No map layers. `stemma maps add LAYER.yaml` adds one.",
     )
@@ -75,7 +75,7 @@ def list_layers(as_json: Json = False) -> None:
 
 def _row(registered: RegisteredLayer, archive: BuiltArchive | None) -> tuple[object, ...]:
     layer = registered.layer
-    said = (layer.id, layer.title, layer.kind, registered.visibility)
+    said = (layer.id, layer.kind, registered.visibility)
     if archive is None:
         return (*said, "", "", "", "not yet")
     zooms = f"{archive.min_zoom}–{archive.max_zoom}"
@@ -128,7 +128,7 @@ def build(
     with database:
         with database.snapshot() as connection:
             catalog.find_layer(connection, layer)
-        outcome = execution.materialize(settings, database, "group:maps", layer)
+        outcome = execution.materialize(settings, database, '+key:"maps/tiles"', layer)
     if as_json:
         print_json(outcome)
     else:

@@ -38,8 +38,9 @@ def opened(
 ) -> Iterator[tuple[SourceFile, ...]]:
     """The files of a layer's source, on this machine for as long as the block lasts, by month.
 
-    A path on this machine is relative to `folder`. Raises what `source_files` and `fetch` raise; InvalidInput(folder_unknown, package_unknown, store_unsupported),
-    NotFound(source_not_found), Unavailable(source_unreachable). `allow` is for tests, as that of `fetch`.
+    A path on this machine is relative to `folder`; `allow` is for tests, as that of `fetch`. Raises what `source_files`
+    and `fetch` raise; InvalidInput(folder_unknown, package_unknown, store_unsupported), NotFound(source_not_found),
+    Unavailable(source_unreachable).
     """
     if layer.source.scheme in ("", "package"):
         yield tuple(source_files(*_local(layer, folder)))
