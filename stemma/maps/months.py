@@ -43,7 +43,7 @@ def key_of(layer: Layer, file: SourceFile) -> str:
         mode="json", include={"kind", "columns", "attributes", "bounds", "privacy", "incidents"}
     )
     source = [layer.source.encoding, layer.source.crs]
-    said = [VERSION, described, source, file.path.name, file.partition, file.sha256]
+    said = [VERSION, described, source, file.path.name, file.partition, [part.sha256 for part in file.inputs]]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
