@@ -59,12 +59,22 @@ class Features:
 
     def write(self, path: Path, quarantine: Path) -> None:
         """Write the features as GeoParquet 1.1 and the rejected rows as Parquet."""
-        shapes = shapely.from_wkb(self.table[GEOMETRY].to_numpy(zero_copy_only=False))
-        kinds = sorted({shape.geom_type for shape in shapes})
-        described = {"encoding": "WKB", "geometry_types": kinds, "bbox": list(map(float, shapely.total_bounds(shapes)))}
+        kinds, bounds = _extent(self.table[GEOMETRY])
+        described = {"encoding": "WKB", "geometry_types": kinds, "bbox": bounds}
         geo = {"version": _GEO_VERSION, "primary_column": GEOMETRY, "columns": {GEOMETRY: described}}
         parquet.write_table(self.table.replace_schema_metadata({"geo": json.dumps(geo)}), path, compression="zstd")
         parquet.write_table(self.rejected, quarantine, compression="zstd")
+
+
+def _extent(geometry: pa.ChunkedArray) -> tuple[list[str], list[float]]:
+    """The kinds of geometry in a column of WKB, and what holds them all: west, south, east, north."""
+    plain = _plain(geometry)
+    if plain is not None:
+        x, y = plain["x"], plain["y"]
+        return ["Point"], [float(edge) for edge in (x.min(), y.min(), x.max(), y.max())]
+    shapes = shapely.from_wkb(geometry.to_numpy(zero_copy_only=False))
+    _, examples = np.unique(shapely.get_type_id(shapes), return_index=True)
+    return sorted(shape.geom_type for shape in shapes[examples]), shapely.total_bounds(shapes).tolist()
 
 
 @dataclass(slots=True)
@@ -351,13 +361,14 @@ def _rejected(files: Sequence[Judged], reasons: NDArray[np.int8], details: NDArr
     places = np.flatnonzero(~released(reasons))
     ends = np.cumsum([len(item) for item in files])
     of_files = _by_file(places, ends)
-    names = [item.name for item, rows in zip(files, of_files, strict=True) for _ in range(len(rows))]
+    names = np.repeat([item.name for item in files], [len(rows) for rows in of_files])
+    labels = np.array(["", *(reason.label for reason in Reason)])
     return pa.table(
         {
             "file": pa.array(names, pa.string()),
             "row": pa.array(np.concatenate(of_files) + 1, pa.int64()),
-            "reason": pa.array([Reason(reason).label for reason in reasons[places].tolist()], pa.string()),
-            "detail": pa.array(details[places].tolist(), pa.string()),
+            "reason": pa.array(labels[reasons[places]], pa.string()),
+            "detail": pa.array(details[places], pa.string()),
         }
     )
 
@@ -374,21 +385,27 @@ def to_points(table: pa.Table, layer: Layer) -> Points:
 
 
 def coordinates(points: pa.ChunkedArray) -> tuple[Floats, Floats]:
-    """Longitude and latitude of points in WKB (OGC 06-103r4, §8.2), without a shape in memory for each."""
-    arrays = [_plain_points(chunk) for chunk in points.chunks]
-    if all(array is not None for array in arrays):
-        read = np.concatenate([*arrays, np.zeros(0, _WKB_POINT)])
-        return read["x"].copy(), read["y"].copy()
+    """Longitude and latitude of points in WKB."""
+    plain = _plain(points)
+    if plain is not None:
+        return plain["x"].copy(), plain["y"].copy()
     shapes = shapely.from_wkb(points.to_numpy(zero_copy_only=False))
     return shapely.get_x(shapes), shapely.get_y(shapes)
 
 
-def _plain_points(points: pa.BinaryArray) -> NDArray[np.void] | None:
-    """The points of an array, where all are little-endian, flat and without a reference system."""
-    if points.type != pa.binary() or points.null_count:
+def _plain(geometry: pa.ChunkedArray) -> NDArray[np.void] | None:
+    """A column of WKB (OGC 06-103r4, §8.2) without a shape in memory for each row.
+
+    None where not all are points, little-endian, flat and without a reference system.
+    """
+    arrays = [_plain_chunk(chunk) for chunk in geometry.chunks]
+    found = [array for array in arrays if array is not None]
+    return np.concatenate(found) if found and len(found) == len(arrays) else None
+
+
+def _plain_chunk(points: pa.BinaryArray) -> NDArray[np.void] | None:
+    if points.type != pa.binary() or points.null_count or not len(points):
         return None
-    if not len(points):
-        return np.zeros(0, _WKB_POINT)
     _, ends, data = points.buffers()
     offsets = np.frombuffer(ends, np.int32)[points.offset : points.offset + len(points) + 1]
     if (np.diff(offsets) != _WKB_POINT.itemsize).any():

@@ -22,7 +22,7 @@ from stemma.maps.exact import BATCH_BITS, Lent
 from stemma.maps.pmtiles import Archive, ArchiveWriter
 from stemma.maps.point_tiles import PointLayer, PointTiles, Tile
 from stemma.maps.points import Points
-from stemma.maps.runs import runs
+from stemma.maps.runs import Runs, runs
 from stemma.maps.varints import Integers
 
 _BEGINNING = 300
@@ -51,14 +51,13 @@ def rebuild_points(
     encoded = copied = 0
     with Archive(previous) as archive, ArchiveWriter(path) as writer:
         stored = dict(archive.stored())
-        for tile, data in compressed(_touched(tiles, after, layer, stored, changed)):
+        touched, kept = _divided(after, layer, changed)
+        for tile, data in compressed(_encoded(tiles, touched, stored, changed)):
             writer.add(tile.id, data)
             figures.add(tile.zoom, tile.size, tile.points, exact=tile.exact)
             encoded += 1
-        for zoom in range(layer.min_zoom, layer.max_zoom + 1):
-            wanted = runs(after, zoom)
-            kept = wanted.taken(np.flatnonzero(~np.isin(wanted.tiles, changed.tiles(zoom))))
-            for key, count in zip(kept.tiles.tolist(), kept.counts.tolist(), strict=True):
+        for zoom, same in kept.items():
+            for key, count in zip(same.tiles.tolist(), same.counts.tolist(), strict=True):
                 tile_id = grid.first_tile_id(zoom) + key
                 if tile_id not in stored:
                     raise InvalidInput("archive_stale", f"{previous.name} was not made of the features before.")
@@ -70,19 +69,29 @@ def rebuild_points(
     return Rebuilt(built, encoded, copied)
 
 
-def _touched(
-    tiles: PointTiles, after: Points, layer: PointLayer, stored: Mapping[int, bytes], changed: Changes
-) -> Iterator[list[Tile]]:
-    """The tiles that a change touches, with what the archive before lends to them."""
+def _divided(after: Points, layer: PointLayer, changed: Changes) -> tuple[dict[int, Runs], dict[int, Runs]]:
+    """The tiles of each zoom that a change touches, and the others."""
+    touched, kept = {}, {}
     for zoom in range(layer.min_zoom, layer.max_zoom + 1):
         wanted = runs(after, zoom)
-        touched = wanted.taken(np.flatnonzero(np.isin(wanted.tiles, changed.tiles(zoom))))
-        yield from tiles.at(zoom, touched, _lent(stored, zoom, changed))
+        differ = np.isin(wanted.tiles, changed.tiles(zoom))
+        touched[zoom], kept[zoom] = wanted.taken(np.flatnonzero(differ)), wanted.taken(np.flatnonzero(~differ))
+    return touched, kept
+
+
+def _encoded(
+    tiles: PointTiles, touched: Mapping[int, Runs], stored: Mapping[int, bytes], changed: Changes
+) -> Iterator[list[Tile]]:
+    for zoom, wanted in touched.items():
+        yield from tiles.at(zoom, wanted, _lent(stored, zoom, changed))
 
 
 def _lent(stored: Mapping[int, bytes], zoom: int, changed: Changes) -> dict[int, Lent]:
+    """What the tiles of the archive before lend to those that differ."""
     first = grid.first_tile_id(zoom)
-    found = ((key, batch, compression.pieces(stored.get(first + key, b""))) for key, batch in changed.batches_of(zoom))
+    found = (
+        (key, batch, compression.pieces_of(stored.get(first + key, b""))) for key, batch in changed.batches_of(zoom)
+    )
     return {key: Lent(pieces, batch) for key, batch, pieces in found if pieces}
 
 
