@@ -20,7 +20,7 @@ from benchmarks.studio import Measure, console, publish
 from stemma.maps import privacy
 from stemma.maps.building import Provenance, build_points
 from stemma.maps.check import check
-from stemma.maps.features import Features, combine, read_features, to_points
+from stemma.maps.features import Features, combine, read_features, same_batches, to_points, without
 from stemma.maps.incremental import rebuild_points
 from stemma.maps.layers import Layer, parse_layer
 from stemma.maps.months import judge_files
@@ -91,8 +91,9 @@ def _whole(layer: Layer, folder: Path) -> None:
 def _another(layer: Layer, folder: Path, files: list[SourceFile], kept: dict[str, bytes], before: Features) -> None:
     features = combine(layer, judge_files(layer, files, kept))
     features.write(folder / "features", folder / "rejected")
-    old, new = to_points(before.table, layer), to_points(features.table, layer)
-    rebuild_points(folder / "month", folder / "before", old, new, layer.point_layer, _PROVENANCE)
+    same = same_batches(before.table, features.table)
+    old, new = to_points(without(before.table, same), layer), to_points(features.table, layer)
+    rebuild_points(folder / "month", folder / "before", old, new, layer.point_layer, _PROVENANCE, same)
 
 
 def _cost(work: Callable[[], object]) -> float:

@@ -16,11 +16,10 @@ from stemma.maps import grid, mvt
 from stemma.maps.compression import Piece
 from stemma.maps.grid import Positions
 from stemma.maps.mvt import Pool
-from stemma.maps.points import Points
+from stemma.maps.points import BATCH_BITS, Points
 from stemma.maps.runs import Runs
 from stemma.maps.varints import Integers
 
-BATCH_BITS = 32
 PART_POINTS = 1024
 
 
@@ -54,7 +53,7 @@ class Layout:
         start, end = np.searchsorted(self.tile, (tile, tile + 1))
         before = points.ids[self.places[start:end]] >> BATCH_BITS < lent.changed
         # The first piece is what comes before the features, the last one the tables.
-        same = min(int(before.sum()) // PART_POINTS, len(lent.pieces) - 2)
+        same = min(int(before.sum()) // PART_POINTS, int(self.parts[tile]), len(lent.pieces) - 2)
         return list(lent.pieces[1 : 1 + same])
 
     def features(self, points: Points, zoom: int, without: Integers) -> list[list[bytes]]:

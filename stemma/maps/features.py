@@ -21,16 +21,15 @@ from stemma.errors import InvalidInput
 from stemma.maps import grid, privacy
 from stemma.maps.grid import Floats
 from stemma.maps.layers import Layer
-from stemma.maps.points import Column, Points
+from stemma.maps.points import BATCH_BITS, Column, Points
 from stemma.maps.row_ledger import Reason, RowLedger, released
 from stemma.maps.sources import Rows, read, source_files
 from stemma.maps.varints import Integers
 
 ID, GEOMETRY = "stemma_id", "geometry"
-_ROW_BITS = 32
 _GEO_VERSION = "1.1.0"
 # What is judged of a row, beside the columns of the source.
-_REASON, _DETAIL, _X, _Y = "stemma_reason", "stemma_detail", "stemma_x", "stemma_y"
+_KEY, _REASON, _DETAIL, _X, _Y = "stemma_key", "stemma_reason", "stemma_detail", "stemma_x", "stemma_y"
 _WKB_POINT = np.dtype([("order", "u1"), ("kind", "<u4"), ("x", "<f8"), ("y", "<f8")])
 
 _TYPES = {"text": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
@@ -96,8 +95,8 @@ class _Draft:
 class Judged:
     """A file whose rows were judged without looking at any other file, so that it need not be read again.
 
-    `table` has a row for each of the file's: the columns that the layer names, a reason, a detail, and of rows that are
-    good so far the place: longitude and latitude of points, snapped where the layer is gated, or a shape as WKB.
+    `table` has a row for each of the file's: the attributes, the id without blanks, a reason, a detail, and of rows
+    that are good the place: longitude and latitude of points, snapped where the layer is gated, or a shape as WKB.
     """
 
     name: str
@@ -110,7 +109,7 @@ class Judged:
     @property
     def ids(self) -> NDArray[np.int64]:
         """The id that each row has if it is released."""
-        return (_month_number(self.partition) << _ROW_BITS) + np.arange(len(self))
+        return (_month_number(self.partition) << BATCH_BITS) + np.arange(len(self))
 
     def packed(self) -> bytes:
         """The same as an Arrow stream."""
@@ -158,7 +157,10 @@ def judge(layer: Layer, rows: Rows) -> Judged:
     draft.reject(~np.isin(shapely.get_type_id(shapes), _KINDS[layer.kind]), Reason.NO_COORDINATE, "wrong_geometry")
     _mend(layer, draft)
     _judge_places(layer, draft)
-    columns = {name: rows.table[name] for name in rows.table.column_names}
+    columns = {name: rows.table[name] for name in dict.fromkeys(layer.sources.values())}
+    if layer.columns.id is not None:
+        key = compute.utf8_trim_whitespace(_text(rows.table[layer.columns.id]))
+        columns[_KEY] = compute.if_else(compute.equal(key, ""), None, key)
     details = pa.array(draft.details, pa.string())
     judged = {**columns, _REASON: pa.array(draft.reasons), _DETAIL: details, **_places(layer, draft)}
     return Judged(rows.file.path.name, rows.file.partition, pa.table(judged))
@@ -285,11 +287,9 @@ def _duplicates(layer: Layer, files: Sequence[Judged], reasons: NDArray[np.int8]
     """Of rows with the same id, all but the first: across all files, in the order of months."""
     if layer.columns.id is None:
         return np.zeros(0, np.int64)
-    texts = pa.concat_tables([pa.table({ID: _text(item.table[layer.columns.id])}) for item in files])[ID]
-    ids = compute.utf8_trim_whitespace(texts).combine_chunks()
-    codes = compute.fill_null(ids.dictionary_encode().indices, -1).to_numpy()
-    lengths = np.asarray(compute.fill_null(compute.utf8_length(ids), 0).to_numpy())
-    candidates = np.flatnonzero(released(reasons) & (codes >= 0) & (lengths > 0))
+    ids = pa.chunked_array([chunk for item in files for chunk in item.table[_KEY].chunks], pa.string())
+    codes = compute.fill_null(ids.combine_chunks().dictionary_encode().indices, -1).to_numpy()
+    candidates = np.flatnonzero(released(reasons) & (codes >= 0))
     _, first = np.unique(codes[candidates], return_index=True)
     again = np.ones(len(candidates), bool)
     again[first] = False
@@ -382,6 +382,24 @@ def to_points(table: pa.Table, layer: Layer) -> Points:
     """Points for the tile encoder, from the features of a point layer."""
     columns = [column_of(name, table[name]) for name in layer.attributes]
     return Points.of(table[ID].to_numpy(), *coordinates(table[GEOMETRY]), columns)
+
+
+def same_batches(before: pa.Table, after: pa.Table) -> list[int]:
+    """The batches (months, as ids count them) whose features are the same in two tables of `Features`."""
+    old, new = _batches(before), _batches(after)
+    return [batch for batch in sorted(old.keys() & new.keys()) if old[batch].equals(new[batch])]
+
+
+def without(table: pa.Table, batches: Sequence[int]) -> pa.Table:
+    """The features of the other batches."""
+    return table.filter(pa.array(~np.isin(table[ID].to_numpy() >> BATCH_BITS, batches)))
+
+
+def _batches(table: pa.Table) -> dict[int, pa.Table]:
+    batch = table[ID].to_numpy() >> BATCH_BITS
+    starts = np.flatnonzero(np.diff(batch, prepend=-1))
+    ends = np.append(starts[1:], len(batch))
+    return {int(batch[start]): table.slice(start, end - start) for start, end in zip(starts, ends, strict=True)}
 
 
 def coordinates(points: pa.ChunkedArray) -> tuple[Floats, Floats]:

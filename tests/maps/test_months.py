@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from stemma.maps import compression, crc32, exact, months
 from stemma.maps.building import build_points
 from stemma.maps.check import check
-from stemma.maps.features import Features, Judged, combine, read_features, to_points
+from stemma.maps.features import Features, Judged, combine, read_features, same_batches, to_points, without
 from stemma.maps.incremental import rebuild_points
 from stemma.maps.layers import Layer, parse_layer
 from stemma.maps.months import judge_files
 from stemma.maps.pmtiles import Archive
 from stemma.maps.point_tiles import PointLayer
-from stemma.maps.points import Points
+from stemma.maps.points import BATCH_BITS, Points
 from stemma.maps.sources import Rows, SourceFile, read, source_files
 
 from .conftest import PROVENANCE, crowd
@@ -80,7 +80,7 @@ BATCHED = PointLayer("crimes", category="type", period="month", max_zoom=4, tile
 def batched(count: int) -> Points:
     """Points that came in five months, the ids as `features` gives them."""
     points = crowd(count, seed=11)
-    return dataclasses.replace(points, ids=points.ids % 5 + 600 << exact.BATCH_BITS | points.ids)
+    return dataclasses.replace(points, ids=points.ids % 5 + 600 << BATCH_BITS | points.ids)
 
 
 def parts(path: Path) -> list[bytes]:
@@ -95,7 +95,7 @@ def test_any_months_give_the_bytes_of_a_full_build(
 ) -> None:
     folder = tmp_path_factory.getbasetemp()
     everything = batched(400)
-    month = everything.ids >> exact.BATCH_BITS
+    month = everything.ids >> BATCH_BITS
     before = everything.taken(np.flatnonzero(month <= old))
     after = everything.taken(np.setdiff1d(np.flatnonzero(month <= new), list(gone)))
     with pytest.MonkeyPatch.context() as patch:
@@ -111,7 +111,7 @@ def test_any_months_give_the_bytes_of_a_full_build(
 def test_another_month_leaves_the_parts_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exact, "PART_POINTS", 40)
     everything = batched(400)
-    before = everything.taken(np.flatnonzero(everything.ids >> exact.BATCH_BITS < 604))
+    before = everything.taken(np.flatnonzero(everything.ids >> BATCH_BITS < 604))
     build_points(tmp_path / "before", before, BATCHED, PROVENANCE)
     build_points(tmp_path / "after", everything, BATCHED, PROVENANCE)
     stays = set(parts(tmp_path / "before")) & set(parts(tmp_path / "after"))
@@ -150,8 +150,11 @@ def test_another_month_of_london(tmp_path: Path) -> None:
     assert sum(item.rows for item in found.by_partition) == 22_111
     old, new = to_points(before.table, police), to_points(found.table, police)
     build_points(tmp_path / "old.pmtiles", old, police.point_layer, PROVENANCE)
+    same = same_batches(before.table, found.table)
+    assert len(same) == 31
+    old = to_points(without(before.table, same), police)
     build_points(tmp_path / "full.pmtiles", new, police.point_layer, PROVENANCE)
-    rebuild_points(tmp_path / "new.pmtiles", tmp_path / "old.pmtiles", old, new, police.point_layer, PROVENANCE)
+    rebuild_points(tmp_path / "new.pmtiles", tmp_path / "old.pmtiles", old, new, police.point_layer, PROVENANCE, same)
     assert (tmp_path / "new.pmtiles").read_bytes() == (tmp_path / "full.pmtiles").read_bytes()
     copied = set(parts(tmp_path / "old.pmtiles")) & set(parts(tmp_path / "new.pmtiles"))
     assert len(copied) > len(set(parts(tmp_path / "new.pmtiles"))) / 2
