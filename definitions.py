@@ -16,9 +16,11 @@ from resources.store import StoreResource
 from schedules.knowledge import reread_sources
 from sensors.approvals import approvals
 from sensors.automation import automation
+from sensors.decisions import decisions
 from sensors.jobs import jobs_cancelled, jobs_done, jobs_failed, jobs_lost, jobs_waiting
 from sensors.journal import failed_runs
 from sensors.knowledge import inbox
+from sensors.learning import learning
 from sensors.maps import map_sources
 from sensors.notify import notify
 from sensors.receipts import receipts
@@ -35,8 +37,10 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             inbox,
             map_sources,
             approvals,
+            decisions,
             receipts,
             failed_runs,
+            learning,
             notify,
             automation,
             jobs_waiting,
