@@ -29,6 +29,7 @@ from api.routers import (
     jobs,
     keys,
     ledger,
+    maps,
     notifications,
     policies,
     receipts,
@@ -112,6 +113,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(runs.router)
     app.include_router(runs.streams)
     app.include_router(ledger.router)
+    app.include_router(maps.router)
     app.include_router(policies.router)
     app.include_router(receipts.router)
     app.include_router(keys.router)

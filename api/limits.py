@@ -32,6 +32,7 @@ IN_FLIGHT: Final = {
     "jobs": 64,
     "keys": 16,
     "ledger": 16,
+    "maps": 64,
     "notifications": 8,
     "policies": 16,
     "receipts": 16,

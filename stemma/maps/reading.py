@@ -1,0 +1,110 @@
+"""Single tiles of an archive, wherever it is kept: only the bytes that are asked for are read.
+
+`pmtiles.Archive` maps a whole file of this machine, to check or to copy it; this is for serving.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+
+from stemma.errors import InvalidInput
+from stemma.maps import compression, grid
+from stemma.maps.pmtiles import GZIP, HEADER_BYTES, Directory, Header
+
+TILE_LIMIT = 64 << 20
+"""The most bytes that a tile may unpack to."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTile:
+    """A tile as the archive holds it."""
+
+    data: bytes
+    compressed: bool
+
+    def content(self) -> bytes:
+        """The vector tile itself."""
+        return compression.decompress(self.data, TILE_LIMIT) if self.compressed else self.data
+
+
+class TileReader:
+    """Reads tiles of an archive from a file that can seek.
+
+    Raises InvalidInput(archive_invalid) for what is no archive, when it is opened and where it turns out later.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        try:
+            self.header = Header.parse(self._span(0, HEADER_BYTES))
+            self._root = self._directory(self.header.root_offset, self.header.root_length)
+        except ValueError as error:
+            raise _invalid(error) from error
+
+    def tile(self, zoom: int, x: int, y: int) -> StoredTile | None:
+        """The tile at a zoom, column and row; None where the archive has none."""
+        if not (0 <= zoom <= grid.MAX_ZOOM and 0 <= x < 1 << zoom and 0 <= y < 1 << zoom):
+            return None
+        wanted = int(grid.tile_ids(zoom, np.array([x]), np.array([y]))[0])
+        try:
+            found = self._entry(self._root, wanted)
+        except ValueError as error:
+            raise _invalid(error) from error
+        return None if found is None else self._stored(*found)
+
+    def at(self, zoom: int) -> Iterator[StoredTile]:
+        """Every distinct content of a zoom, in the order of the archive."""
+        first, after = grid.first_tile_id(zoom), grid.first_tile_id(zoom + 1)
+        seen: set[int] = set()
+        try:
+            for entries in self._leaves(first, after):
+                for place in np.flatnonzero((entries.ids < after) & (entries.ids + entries.runs > first)).tolist():
+                    offset = int(entries.offsets[place])
+                    if offset not in seen:
+                        seen.add(offset)
+                        yield self._stored(offset, int(entries.lengths[place]))
+        except ValueError as error:
+            raise _invalid(error) from error
+
+    def _entry(self, directory: Directory, wanted: int) -> tuple[int, int] | None:
+        place = int(np.searchsorted(directory.ids, wanted, side="right")) - 1
+        if place < 0:
+            return None
+        offset, length = int(directory.offsets[place]), int(directory.lengths[place])
+        run = int(directory.runs[place])
+        if run == 0:
+            return self._entry(self._leaf(offset, length), wanted)
+        return (offset, length) if wanted < int(directory.ids[place]) + run else None
+
+    def _leaves(self, first: int, after: int) -> Iterator[Directory]:
+        """The directories whose entries may lie among these ids."""
+        yield self._root
+        pointers = np.flatnonzero(self._root.runs == 0).tolist()
+        for place in pointers:
+            ends = int(self._root.ids[place + 1]) if place + 1 < len(self._root) else after
+            if int(self._root.ids[place]) < after and ends > first:
+                yield self._leaf(int(self._root.offsets[place]), int(self._root.lengths[place]))
+
+    def _leaf(self, offset: int, length: int) -> Directory:
+        leaf = self._directory(self.header.leaves_offset + offset, length)
+        if not leaf.runs.all():
+            raise ValueError("A leaf directory points at another one.")
+        return leaf
+
+    def _directory(self, offset: int, length: int) -> Directory:
+        return Directory.parse(self._span(offset, length), self.header.internal_compression)
+
+    def _stored(self, offset: int, length: int) -> StoredTile:
+        return StoredTile(self._span(self.header.data_offset + offset, length), self.header.tile_compression == GZIP)
+
+    def _span(self, offset: int, length: int) -> bytes:
+        self._file.seek(offset)
+        return self._file.read(length)
+
+
+def _invalid(error: ValueError) -> InvalidInput:
+    return InvalidInput("archive_invalid", f"It is not a PMTiles v3 archive that can be read. {error}")
