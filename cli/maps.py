@@ -56,7 +56,7 @@ def build(
     output: Annotated[Path, typer.Option("--output", "-o", help="The archive to write.")],
     as_json: Json = False,
 ) -> None:
-    """Read, clean and tile a layer of points, and check the result before it takes the place of the one before."""
+    """Read, clean and tile a layer, and check the result before it takes the place of the one before."""
     from stemma.maps.layer_build import build_layer
 
     built = build_layer(layer, output)

@@ -97,6 +97,8 @@ class Layer(_Model):
             raise ValueError("min_zoom is above max_zoom")
         if self.bounds and not (self.bounds[0] < self.bounds[2] and self.bounds[1] < self.bounds[3]):
             raise ValueError("bounds are west, south, east, north")
+        if self.incidents and self.kind != "points":
+            raise ValueError("only points can be incidents; lines and polygons are not snapped")
         return self
 
     @property
