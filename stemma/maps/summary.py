@@ -125,7 +125,8 @@ def list_features(
     start = max(int(start), 0)
     with store.open(archive.features_path) as file:
         opened = parquet.ParquetFile(file)
-        found, before = [], 0
+        found: list[dict[str, Any]] = []
+        before = 0
         for group in range(opened.num_row_groups):
             rows = opened.metadata.row_group(group).num_rows
             if before + rows > start and len(found) <= limit:
