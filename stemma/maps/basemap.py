@@ -36,9 +36,9 @@ _SLACK: Final = 0.05
 
 
 def build_basemap(path: Path, topology: Mapping[str, Any], provenance: Provenance) -> Header:
-    """Write the archive of a topology with the objects `land` and `countries`, in the layers `land`, `borders`, `names`.
+    """Write the archive of a topology with the objects `land` and `countries`.
 
-    A name has a `rank`, from 0 for the largest countries. The same topology gives the same bytes. Raises what
+    Its layers are `land`, `borders` and `names`; a name has a `rank`, from 0 for the largest countries. The same topology gives the same bytes. Raises what
     `build_shapes` and `build_points` raise.
     """
     arcs = _arcs(topology)

@@ -21,6 +21,7 @@ async function refresh() {
     place.innerHTML = other.innerHTML;
     place.querySelectorAll("details").forEach((one, number) => { one.open = open[number] ?? one.open; });
   }
+  document.dispatchEvent(new Event("stemma:refreshed"));
 }
 
 function refreshSoon(milliseconds = 250) {
