@@ -13,12 +13,12 @@ import pyarrow as pa
 from stemma.errors import CheckFailed
 from stemma.maps import privacy
 from stemma.maps.building import Built, Input, Provenance, build_points
-from stemma.maps.check import check
+from stemma.maps.check import Report, check
 from stemma.maps.features import clean, to_points
 from stemma.maps.layers import Layer, load_layer
 from stemma.maps.row_ledger import RowLedger
 from stemma.maps.shape_tiles import build_shapes
-from stemma.maps.sources import SourceFile, read, source_files
+from stemma.maps.sources import read, source_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,9 @@ def build_layer(description: Path, output: Path) -> LayerBuilt:
     staged = output.with_name(f".{output.name}.staged")
     quarantine = output.with_suffix(".rejected.parquet")
     try:
-        build_tiles(staged, features.table, layer, provenance_of(layer, files))
-        tiles = _checked(staged, features.table, layer)
+        inputs = tuple(part for file in files for part in file.inputs)
+        build_tiles(staged, features.table, layer, provenance_of(layer, inputs))
+        tiles = verified(staged, features.table, layer).tiles
         features.write(output.with_suffix(".features.parquet"), quarantine)
         size = staged.stat().st_size
         staged.replace(output)
@@ -61,13 +62,16 @@ def build_tiles(path: Path, features: pa.Table, layer: Layer, provenance: Proven
     return build_shapes(path, features, layer, provenance)
 
 
-def provenance_of(layer: Layer, files: list[SourceFile], asset: str = "", partition: str = "") -> Provenance:
+def provenance_of(layer: Layer, inputs: tuple[Input, ...], asset: str = "", partition: str = "") -> Provenance:
     """What the archive says of where it comes from."""
-    inputs = tuple(Input(file.path.name, file.sha256) for file in files)
     return Provenance(layer.title, asset, partition, inputs, layer.licence, layer.attribution, layer.description)
 
 
-def _checked(path: Path, features: pa.Table, layer: Layer) -> int:
+def verified(path: Path, features: pa.Table, layer: Layer) -> Report:
+    """Check a new archive, also against the layer's privacy rule.
+
+    Raises CheckFailed(archive_unsound, privacy_unproven), whose message is the first problem.
+    """
     report = check(path)
     if not report.clean:
         raise CheckFailed("archive_unsound", f"The new archive does not hold: {report.problems[0].message}")
@@ -77,4 +81,4 @@ def _checked(path: Path, features: pa.Table, layer: Layer) -> int:
         proof = privacy.prove(path, points, layer.id, rule.level, rule.minimum_count)
         if not proof.holds:
             raise CheckFailed("privacy_unproven", f"The new archive shows too much: {proof.problems[0].message}")
-    return report.tiles
+    return report
