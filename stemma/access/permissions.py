@@ -46,6 +46,8 @@ PERMISSIONS: Final[dict[str, frozenset[Role]]] = {
     "decide:read": _EVERYONE,
     "decide:write": _BUILDERS,
     "decide:publish": _ADMINS,
+    "decide:review": _ADMINS | {Role.REVIEWER},
+    "decide:operate": _ADMINS,
     "map:read": _EVERYONE,
     "map:read-members": _EVERYONE - {Role.VIEWER},
     "map:write": _BUILDERS,
