@@ -38,8 +38,8 @@ _SLACK: Final = 0.05
 def build_basemap(path: Path, topology: Mapping[str, Any], provenance: Provenance) -> Header:
     """Write the archive of a topology with the objects `land` and `countries`.
 
-    Its layers are `land`, `borders` and `names`; a name has a `rank`, from 0 for the largest countries. The same topology gives the same bytes. Raises what
-    `build_shapes` and `build_points` raise.
+    Its layers are `land`, `borders` and `names`; a name has a `rank`, from 0 for the largest countries. The same
+    topology gives the same bytes. Raises what `build_shapes` and `build_points` raise.
     """
     arcs = _arcs(topology)
     countries = topology["objects"]["countries"]["geometries"]

@@ -4,7 +4,19 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from api.console.pages import approvals, historian, jobs, keys, ledger, maps, overview, preferences, receipts, runs, search
+from api.console.pages import (
+    approvals,
+    historian,
+    jobs,
+    keys,
+    ledger,
+    maps,
+    overview,
+    preferences,
+    receipts,
+    runs,
+    search,
+)
 
 ROUTERS: Final[tuple[APIRouter, ...]] = (
     overview.router,

@@ -25,7 +25,6 @@ from stemma.access.principal import Principal
 from stemma.jobs import catalog as jobs
 from stemma.jobs import kinds, launching, submission
 from stemma.jobs.model import Job, JobEvent
-from stemma.ledger.receipts import Receipt
 from stemma.maps import serving, summary
 from stemma.maps.catalog import BuiltArchive
 from stemma.maps.layers import Layer
