@@ -8,7 +8,7 @@ import time
 
 import dagster as dg
 
-from assets import knowledge
+from assets import knowledge, maps
 from stemma.jobs import kinds, running
 
 knowledge_refresh = dg.define_asset_job(
@@ -40,16 +40,17 @@ _MADE = {
     "convert": [knowledge.documents],
     "embed": [knowledge.chunks, knowledge.embeddings],
     "search-index": [knowledge.search_index],
+    "map:build": [maps.features, maps.tiles],
 }
 
-KIND_JOBS = [
-    noop,
-    *(
-        dg.define_asset_job(
-            kinds.find(name).dagster_job,
-            selection=dg.AssetSelection.assets(*made),
-            description=kinds.find(name).description,
-        )
-        for name, made in _MADE.items()
-    ),
-]
+_BY_KIND = {
+    name: dg.define_asset_job(
+        kinds.find(name).dagster_job,
+        selection=dg.AssetSelection.assets(*made),
+        description=kinds.find(name).description,
+    )
+    for name, made in _MADE.items()
+}
+map_build = _BY_KIND["map:build"]
+
+KIND_JOBS = [noop, *_BY_KIND.values()]

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 import definitions
 from assets.failures import domain_error
 from assets.knowledge import KNOWLEDGE_SOURCES
+from assets.maps import MAP_LAYERS
 from cli.output import err, say
 from resources.instance import open_instance, process_tag
 from resources.materializations import issue_receipts
@@ -28,6 +29,7 @@ from stemma.access.principal import local_principal
 from stemma.errors import CheckFailed, InvalidInput, NotFound, StemmaError
 from stemma.knowledge import sources
 from stemma.ledger.receipts import require_none_refused
+from stemma.maps.catalog import list_layers
 from stemma.progress import Progress as Step
 from stemma.progress import ReportProgress
 from stemma.runs.model import ACTOR_TAG
@@ -98,13 +100,17 @@ class DisplayedProgress(ProgressLog):
 
 
 def prepare_partitions(instance: dg.DagsterInstance, database: Database) -> None:
-    """Make the registered sources the partitions of the knowledge assets."""
+    """Make the registered sources and map layers the partitions of the assets that are made of them."""
     with database.transaction() as connection:
-        names = [source.name for source in sources.list_sources(connection)]
-    known = set(instance.get_dynamic_partitions(str(KNOWLEDGE_SOURCES.name)))
-    instance.add_dynamic_partitions(str(KNOWLEDGE_SOURCES.name), [name for name in names if name not in known])
-    for name in known.difference(names):
-        instance.delete_dynamic_partition(str(KNOWLEDGE_SOURCES.name), name)
+        named = {
+            str(KNOWLEDGE_SOURCES.name): [source.name for source in sources.list_sources(connection)],
+            str(MAP_LAYERS.name): [layer.id for layer in list_layers(connection)],
+        }
+    for partitions, names in named.items():
+        known = set(instance.get_dynamic_partitions(partitions))
+        instance.add_dynamic_partitions(partitions, [name for name in names if name not in known])
+        for name in known.difference(names):
+            instance.delete_dynamic_partition(partitions, name)
 
 
 def select(graph: dg.Definitions, selection: str) -> list[dg.AssetKey]:
@@ -136,27 +142,32 @@ def select(graph: dg.Definitions, selection: str) -> list[dg.AssetKey]:
 def plan(
     graph: dg.Definitions, instance: dg.DagsterInstance, selection: str, partition: str | None
 ) -> list[PlannedRun]:
-    """The runs that materialize a selection: neighbours with equal partitions share a run per partition."""
+    """The runs that materialize a selection: those with equal partitions share a run for each."""
     asset_graph = graph.resolve_asset_graph()
     runs: list[PlannedRun] = []
-    batch: list[dg.AssetKey] = []
-
-    def flush() -> None:
-        if not batch:
-            return
+    for batch in _batches(asset_graph, select(graph, selection)):
         partitions = asset_graph.get(batch[0]).partitions_def
         for name in [None] if partitions is None else _names(instance, partitions, partition):
             runs.append(PlannedRun(tuple(batch), name))
-        batch.clear()
-
-    for key in select(graph, selection):
-        if batch and asset_graph.get(key).partitions_def != asset_graph.get(batch[0]).partitions_def:
-            flush()
-        batch.append(key)
-    flush()
     if partition is not None and all(run.partition is None for run in runs):
         raise InvalidInput("partition_unused", f"{selection!r} has no partitions.", field="--partition")
     return runs
+
+
+def _batches(asset_graph: Any, keys: Sequence[dg.AssetKey]) -> list[list[dg.AssetKey]]:
+    """The keys, upstream first, those that can share a run side by side."""
+    left = list(keys)
+    batches: list[list[dg.AssetKey]] = []
+    while left:
+        ready = [key for key in left if not (asset_graph.get(key).parent_keys - {key}).intersection(left)]
+        fitting = asset_graph.get(batches[-1][0]).partitions_def if batches else None
+        same = [key for key in ready if batches and asset_graph.get(key).partitions_def == fitting]
+        if same:
+            batches[-1].append(same[0])
+        else:
+            batches.append([ready[0]])
+        left.remove((same or ready)[0])
+    return batches
 
 
 def _names(instance: dg.DagsterInstance, partitions: dg.PartitionsDefinition[str], wanted: str | None) -> Sequence[str]:

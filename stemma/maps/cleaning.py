@@ -125,7 +125,7 @@ def clean_layer(
     of, which stay. Raises what `opened`, `read` and `clean` raise; then the cleaning before stays.
     """
     layer, before, started = registered.layer, find_cleaned(files, registered.id), time.monotonic()
-    with opened(registered, settings) as sources:
+    with opened(layer, registered.folder, settings) as sources:
         inputs = tuple(part for source in sources for part in source.inputs)
         _tell_of_inputs(sources, inputs)
         made_of = _made_of(layer, [(source.partition, source.path.name) for source in sources], inputs)

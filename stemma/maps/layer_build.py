@@ -16,9 +16,11 @@ from stemma.maps.building import Built, Input, Provenance, build_points
 from stemma.maps.check import Report, check
 from stemma.maps.features import clean, to_points
 from stemma.maps.layers import Layer, load_layer
+from stemma.maps.origins import opened
 from stemma.maps.row_ledger import RowLedger
 from stemma.maps.shape_tiles import build_shapes
-from stemma.maps.sources import read, source_files
+from stemma.maps.sources import read
+from stemma.store.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +34,19 @@ class LayerBuilt:
     ledger: RowLedger
 
 
-def build_layer(description: Path, output: Path) -> LayerBuilt:
+def build_layer(description: Path, output: Path, settings: Settings) -> LayerBuilt:
     """Build the archive of a layer at `output`, its rejected rows beside it.
 
-    Raises what `load_layer`, `read_features`, `build_points` and `build_shapes` raise; CheckFailed(archive_unsound,
+    Raises what `load_layer`, `opened`, `clean`, `build_points` and `build_shapes` raise; CheckFailed(archive_unsound,
     privacy_unproven), which leave the archive that was there.
     """
     layer = load_layer(description)
-    files = source_files(layer, description.parent)
-    features = clean(layer, [read(layer, file) for file in files])
+    with opened(layer, description.parent, settings) as files:
+        features = clean(layer, [read(layer, file) for file in files])
+        inputs = tuple(part for file in files for part in file.inputs)
     staged = output.with_name(f".{output.name}.staged")
     quarantine = output.with_suffix(".rejected.parquet")
     try:
-        inputs = tuple(part for file in files for part in file.inputs)
         build_tiles(staged, features.table, layer, provenance_of(layer, inputs))
         tiles = verified(staged, features.table, layer).tiles
         features.write(output.with_suffix(".features.parquet"), quarantine)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from psycopg.types.json import Jsonb
@@ -11,10 +12,11 @@ from stemma.ledger.change import Change
 from stemma.ledger.entries import NewEntry
 from stemma.ledger.journal import transition
 from stemma.ledger.writer import Statement
-from stemma.maps.catalog import BuiltArchive, columns, list_archives
+from stemma.maps.catalog import BuiltArchive, columns
+from stemma.maps.cleaning import Cleaned
 from stemma.maps.registration import subject
 from stemma.redaction import redact
-from stemma.store.database import Connection
+from stemma.store.files import FileStore
 
 _REASON: Final = 1000
 _JSON: Final = ("vector_layers", "zooms", "ledger", "months")
@@ -71,12 +73,13 @@ def activated(archive: BuiltArchive) -> Change[BuiltArchive]:
     return Change((entry,), statements, lambda _: archive)
 
 
-def forgotten(connection: Connection, layer: str) -> tuple[BuiltArchive, ...]:
-    """The archives that the next one makes forgotten: all but the current one."""
-    return list_archives(connection, layer)[1:]
+def forget(files: FileStore, gone: Sequence[BuiltArchive], kept: Sequence[BuiltArchive], cleaned: Cleaned) -> None:
+    """Delete the files of archives that are forgotten, save those that others are made of too."""
+    for key in files_of(gone) - files_of(kept) - {cleaned.features.key}:
+        files.delete(key)
 
 
-def files_of(archives: tuple[BuiltArchive, ...]) -> set[str]:
+def files_of(archives: Sequence[BuiltArchive]) -> set[str]:
     """The keys of what is kept for archives."""
     return {key for archive in archives for key in (archive.path, archive.features_path)}
 

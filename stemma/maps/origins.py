@@ -18,7 +18,6 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from stemma.errors import InvalidInput, NotFound, Unavailable
-from stemma.maps.catalog import RegisteredLayer
 from stemma.maps.layers import Layer
 from stemma.maps.sources import FORMATS, SourceFile, source_files
 from stemma.store.fetch import Network, fetch
@@ -35,16 +34,16 @@ _SUFFIXES: Final = {
 
 @contextlib.contextmanager
 def opened(
-    registered: RegisteredLayer, settings: Settings, *, allow: Sequence[Network] = ()
+    layer: Layer, folder: Path | None, settings: Settings, *, allow: Sequence[Network] = ()
 ) -> Iterator[tuple[SourceFile, ...]]:
     """The files of a layer's source, on this machine for as long as the block lasts, by month.
 
-    Raises what `source_files` and `fetch` raise; InvalidInput(folder_unknown, package_unknown, store_unsupported),
-    NotFound(source_not_found), Unavailable(source_unreachable). `allow` is for tests, as that of `fetch`.
+    A path on this machine is relative to `folder`; `allow` is for tests, as that of `fetch`. Raises what `source_files`
+    and `fetch` raise; InvalidInput(folder_unknown, package_unknown, store_unsupported), NotFound(source_not_found),
+    Unavailable(source_unreachable).
     """
-    layer = registered.layer
     if layer.source.scheme in ("", "package"):
-        yield tuple(source_files(*_local(registered)))
+        yield tuple(source_files(*_local(layer, folder)))
         return
     with tempfile.TemporaryDirectory() as name:
         bring = _bring_object if layer.source.scheme == "s3" else _bring_url
@@ -52,13 +51,12 @@ def opened(
         yield tuple(source_files(_at(layer, path.name), Path(name)))
 
 
-def fingerprint(registered: RegisteredLayer) -> str:
+def fingerprint(layer: Layer, folder: Path | None) -> str:
     """Words that change when the source does, without reading it; raises as `opened` does.
 
     Of a file its name, size and time of change, of an object its tag. A URL tells nothing before it is fetched: its
     words are those of the day.
     """
-    layer = registered.layer
     seen: list[Any]
     if layer.source.scheme in ("http", "https"):
         seen = [datetime.now(UTC).date().isoformat()]
@@ -67,10 +65,9 @@ def fingerprint(registered: RegisteredLayer) -> str:
         with _store_errors(layer.source.path):
             seen = [(path, str(store.ukey(path))) for path in _objects(store, place)]
     else:
-        parts = [part for file in source_files(*_local(registered)) for part in file.parts]
+        parts = [part for file in source_files(*_local(layer, folder)) for part in file.parts]
         seen = [(part.name, part.stat().st_size, part.stat().st_mtime_ns) for part in parts]
-    words = json.dumps([registered.updated_at.isoformat(), seen])
-    return hashlib.sha256(words.encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]
 
 
 def _at(layer: Layer, path: str) -> Layer:
@@ -78,20 +75,19 @@ def _at(layer: Layer, path: str) -> Layer:
     return layer.model_copy(update={"source": layer.source.model_copy(update={"path": path})})
 
 
-def _local(registered: RegisteredLayer) -> tuple[Layer, Path]:
+def _local(layer: Layer, folder: Path | None) -> tuple[Layer, Path]:
     """The layer, and the folder that its source's path is relative to."""
-    layer = registered.layer
     if layer.source.scheme == "package":
         name, _, path = layer.source.path.removeprefix("package://").partition("/")
         return _at(layer, path), _package_folder(name)
-    if registered.folder is None:
+    if folder is None:
         raise InvalidInput(
             "folder_unknown",
             f"Nobody said which folder the source of {layer.id} is relative to.",
             field="source.path",
             hint="Add the layer from its YAML file, which stands in that folder.",
         )
-    return layer, registered.folder
+    return layer, folder
 
 
 def _package_folder(name: str) -> Path:
