@@ -696,7 +696,8 @@ def _write_shapes(folder: Path) -> None:
         for x, party in zip(edges, ("Red", "Green", "Blue", "Red", "Green"), strict=True)
         for y in (51.45, 51.5)
     ]
-    for name, kind, shapes in (("streets", "LineString", streets), ("wards", "Polygon", wards)):
+    layers = (("streets", "LineString", streets), ("wards", "Polygon", wards), ("parks", "Polygon", wards[:1]))
+    for name, kind, shapes in layers:
         features = [
             {"type": "Feature", "properties": said, "geometry": {"type": kind, "coordinates": places}}
             for places, said in shapes

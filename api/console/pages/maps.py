@@ -26,6 +26,7 @@ from stemma.jobs import catalog as jobs
 from stemma.jobs import kinds, launching, submission
 from stemma.jobs.model import Job, JobEvent
 from stemma.maps import serving, summary
+from stemma.maps.basemap import MAX_ZOOM
 from stemma.maps.catalog import BuiltArchive
 from stemma.maps.layers import Layer
 from stemma.maps.row_ledger import RowLedger
@@ -132,6 +133,7 @@ def show(
         once=new_token(),
         worker_on=launching.is_on(settings),
         basemap=f"{PATH}/basemap.pmtiles?version={basemap.sha256()[:12]}",
+        basemap_zoom=MAX_ZOOM,
         filters=filters,
         **_inside(settings, chosen, filters, page.cursor),
     )

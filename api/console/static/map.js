@@ -2,7 +2,7 @@
 // It keeps the address true to what is seen, says how much of the row ledger is in view, and what was picked.
 
 const { Map: MapView, NavigationControl, ScaleControl, addProtocol, setWorkerUrl } = globalThis.maplibregl;
-const { PMTiles, Protocol } = globalThis.pmtiles;
+const { Protocol } = globalThis.pmtiles;
 
 const form = document.getElementById("state");
 const place = document.getElementById("map");
@@ -71,7 +71,7 @@ function cellCount(layer) {
   const { only, periods } = filters(layer);
   const [attribute, values] = only ? [layer.category, only] : [layer.time, periods];
   if (!values) return ["get", "count"];
-  return values.length ? ["+", 0, ...values.map((one) => ["coalesce", ["get", `${attribute}=${one}`], 0])] : 0;
+  return ["+", 0, ...values.map((one) => ["coalesce", ["get", `${attribute}=${one}`], 0])];
 }
 
 function colour(layer, attribute) {
@@ -111,7 +111,7 @@ function stylesOf(layer) {
       layout: { ...made.layout, "circle-sort-key": ["-", 0, count] },
       paint: { "circle-color": colour(layer, "top"), "circle-opacity": 0.7, "circle-stroke-color": land,
         "circle-stroke-width": 1,
-        "circle-radius": ["interpolate", ["linear"], ["sqrt", count], 1, 3, 10, 7, 60, 16, 300, 32] } });
+        "circle-radius": ["interpolate", ["linear"], ["sqrt", count], 1, 2.5, 10, 5, 30, 8, 100, 16, 300, 28] } });
   }
   return parts;
 }
@@ -137,16 +137,21 @@ const mark = () => [
     "circle-radius": 11, "circle-opacity": 0, "circle-stroke-color": token("text"), "circle-stroke-width": 2.5 } },
 ];
 
-// A new archive has another address, so that nothing of the one before is drawn.
-const address = (layer) => `pmtiles://${location.origin}${layer.archive}?sha256=${layer.sha256.slice(0, 12)}`;
+// Without bounds: the library asks for no tile beyond them, also where something lies right on the edge of one.
+function sourceOf(path, [minzoom, maxzoom]) {
+  return { type: "vector", tiles: [`pmtiles://${location.origin}${path}/{z}/{x}/{y}`], minzoom, maxzoom };
+}
 
 let layers = readLayers();
 let marked = { type: "FeatureCollection", features: [] };
 
 function style() {
-  const sources = { basemap: { type: "vector", url: `pmtiles://${location.origin}${place.dataset.basemap}` },
+  const sources = { basemap: sourceOf(place.dataset.basemap, [0, Number(place.dataset.basemapZoom)]),
     mark: { type: "geojson", data: marked } };
-  for (const layer of layers) sources[layer.id] = { type: "vector", url: address(layer) };
+  // A new archive has another address, so that nothing of the one before is drawn.
+  for (const layer of layers) {
+    sources[layer.id] = sourceOf(`${layer.archive}?sha256=${layer.sha256.slice(0, 12)}`, layer.zooms);
+  }
   // Areas lie under lines, and lines under points.
   const order = ["polygons", "lines", "points"];
   const drawn = [...layers].sort((one, other) => order.indexOf(one.kind) - order.indexOf(other.kind));
@@ -231,7 +236,9 @@ function said(feature) {
     definition.textContent = typeof value === "number" ? words.format(value) : String(value);
     list.append(term, definition);
   }
-  return [title, list];
+  const one = document.createElement("section");
+  one.append(title, list);
+  return one;
 }
 
 function pick(point, near) {
@@ -245,7 +252,7 @@ function pick(point, near) {
   const nothing = document.createElement("p");
   nothing.className = "muted small";
   nothing.textContent = "There is nothing there.";
-  picked.replaceChildren(...(some.length ? some.flatMap(said) : [nothing]));
+  picked.replaceChildren(...(some.length ? some.map(said) : [nothing]));
   if (found.size > MOST_PICKED) {
     nothing.textContent = `And ${words.format(found.size - MOST_PICKED)} more; zoom in to tell them apart.`;
     picked.append(nothing);
@@ -257,11 +264,16 @@ function pick(point, near) {
 let map;
 
 function restyle() {
+  delete place.dataset.idle;
   map.setStyle(style(), { diff: true });
+  map.triggerRepaint();
+  for (const credit of document.querySelectorAll("[data-credit]")) {
+    credit.hidden = !isOn({ id: credit.dataset.credit });
+  }
 }
 
 function draw() {
-  const protocol = new Protocol({ metadata: true });
+  const protocol = new Protocol();
   setWorkerUrl(place.dataset.worker);
   addProtocol("pmtiles", protocol.tile);
   map = new MapView({ container: place, style: style(), attributionControl: false, dragRotate: false, pitchWithRotate: false,
@@ -296,7 +308,6 @@ function draw() {
     layers = fresh;
     restyle();
   });
-  globalThis.stemmaMap = map;
 }
 
 try {
