@@ -70,7 +70,8 @@ def _watched(tab: Tab) -> Iterator[tuple[list[Request], list[str]]]:
         requests.append(request)
 
     def said(message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
+        # Without a graphics card, Chromium tells what drawing WebGL costs.
+        if message.type in ("error", "warning") and "GL Driver Message (OpenGL, Performance" not in message.text:
             complaints.append(message.text)
 
     def failed(error: Exception) -> None:

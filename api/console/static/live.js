@@ -54,7 +54,9 @@ function add(line) {
 function end(said) {
   source.close();
   status.textContent = said;
-  refreshSoon();
+  // What could not be drawn before there was something needs the whole page.
+  if (document.querySelector("[data-reload]")) location.reload();
+  else refreshSoon();
 }
 
 const source = new EventSource(follow.dataset.stream);
