@@ -62,7 +62,8 @@ class TileReader:
         seen: set[int] = set()
         try:
             for entries in self._leaves(first, after):
-                for place in np.flatnonzero((entries.ids < after) & (entries.ids + entries.runs > first)).tolist():
+                within = (entries.ids < after) & (entries.ids + entries.runs > first) & (entries.runs > 0)
+                for place in np.flatnonzero(within).tolist():
                     offset = int(entries.offsets[place])
                     if offset not in seen:
                         seen.add(offset)
