@@ -84,8 +84,7 @@ def tiles(
     with store.database.snapshot() as connection:
         kept = catalog.list_archives(connection, registered.id)
     current = kept[0] if kept else None
-    if current and current.made_of == tiling.made_of(registered.layer, cleaned) and files.exists(current.path):
-        tiling.tell_of(current)
+    if current and tiling.stands(files, registered.layer, cleaned, current):
         return _served(current, changed=False)
     with _failure_told(context, store):
         store.record(lifecycle.started(registered.id, context.run.run_id))

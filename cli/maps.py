@@ -91,10 +91,13 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Add a map layer, or describe one anew; `stemma maps build` then builds it, as a running studio does by itself."""
+    from stemma.maps import origins
     from stemma.maps.layers import load_layer
     from stemma.maps.registration import register
 
     described, folder = load_layer(layer), layer.expanduser().resolve().parent
+    # Who adds a layer is there to mend its source; who builds it later is not.
+    origins.fingerprint(described, folder)
     visibility: Visibility = "members" if members else "everyone"
     settings, database = open_studio()
     with database:

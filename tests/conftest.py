@@ -57,8 +57,8 @@ from stemma.ledger.change import Change
 from stemma.ledger.receipts import Materialization
 from stemma.ledger.service import Ledger
 from stemma.maps import cleaning, lifecycle, tiling
-from stemma.maps.catalog import BuiltArchive, Visibility
-from stemma.maps.layers import parse_layer
+from stemma.maps.catalog import BuiltArchive, RegisteredLayer, Visibility
+from stemma.maps.layers import Layer, parse_layer
 from stemma.maps.registration import register
 from stemma.store import embedded, migrations, webserver
 from stemma.store.database import Database, DatabaseUrls
@@ -258,6 +258,18 @@ def add_source(database: Database, commit: Callable[[Change[Any]], Any]) -> Call
             change = sources.register(connection, local_principal(), source)
         commit(change)
         return source
+
+    return add
+
+
+@pytest.fixture
+def add_layer(database: Database, commit: Callable[[Change[Any]], Any]) -> Callable[..., RegisteredLayer]:
+    """Register a map layer; options are those of `register`."""
+
+    def add(layer: Layer, **options: Any) -> RegisteredLayer:
+        change = database.read(lambda connection: register(connection, local_principal(), layer, **options))
+        added: RegisteredLayer = commit(change)
+        return added
 
     return add
 

@@ -6,7 +6,6 @@ satisfy before it is served is `layer_build.verified`.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ from pyarrow import compute, parquet
 from stemma.maps import grid, privacy
 from stemma.maps.catalog import BuiltArchive
 from stemma.maps.check import Report, check
-from stemma.maps.cleaning import Cleaned
+from stemma.maps.cleaning import Cleaned, is_whole
 from stemma.maps.features import GEOMETRY, ID, to_points
 from stemma.maps.layers import Layer
 from stemma.maps.row_ledger import REJECTED
@@ -86,11 +85,9 @@ def archive_is_sound(files: FileStore, archive: BuiltArchive) -> CheckResult:
     """
     total = sum(zoom.tiles for zoom in archive.zooms)
     with files.on_this_machine(archive.path) as path:
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         report = check(path, sample=MOST_DECODED if total > MOST_DECODED else None)
     problems = [problem.message for problem in report.problems]
-    if sha256 != archive.sha256:
+    if not is_whole(files, archive.path, archive.sha256):
         problems.insert(0, f"{archive.path} is not the file that was recorded.")
     figures = {"tiles": report.tiles, "decoded": report.read, "largest": report.largest}
     return CheckResult(tuple(problems), {**figures, "lost_at_a_zoom": _lost(report)})

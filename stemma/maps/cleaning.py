@@ -34,6 +34,8 @@ from stemma.store.settings import Settings
 VERSION: Final = "1"
 """Changes when the same rows would be judged otherwise."""
 
+_BLOCK = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -129,7 +131,7 @@ def clean_layer(
         inputs = tuple(part for source in sources for part in source.inputs)
         _tell_of_inputs(sources, inputs)
         made_of = _made_of(layer, [(source.partition, source.path.name) for source in sources], inputs)
-        if before is not None and before.made_of == made_of and files.exists(before.features.key):
+        if before is not None and before.made_of == made_of and _is_whole(files, before):
             _tell_of(before)
             return before, False
         rows = [read(layer, source) for source in sources]
@@ -154,6 +156,22 @@ def clean_layer(
         count = cleaned.ledger.rows
         progress(Progress("cleaned", "rows", count, count, time.monotonic() - started))
     return kept, True
+
+
+def is_whole(files: FileStore, key: str, sha256: str) -> bool:
+    """Whether a file is there as it was written."""
+    digest = hashlib.sha256()
+    try:
+        with files.open(key) as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    except NotFound:
+        return False
+    return digest.hexdigest() == sha256
+
+
+def _is_whole(files: FileStore, cleaned: Cleaned) -> bool:
+    return all(is_whole(files, table.key, table.sha256) for table in (cleaned.features, cleaned.rejected))
 
 
 def _key(layer: str) -> str:

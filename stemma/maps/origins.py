@@ -110,7 +110,7 @@ def _bring_url(url: str, folder: Path, settings: Settings, allow: Sequence[Netwo
 
 
 def _bring_object(location: str, folder: Path, settings: Settings, allow: Sequence[Network]) -> Path:
-    """Download an object, or the objects right under a prefix that ends with `/` or is none itself."""
+    """Download an object, or the objects right under a prefix."""
     store, place = _store(location)
     path = folder / PurePosixPath(place).name
     with _store_errors(location):
@@ -138,7 +138,7 @@ def _store(location: str) -> tuple[Any, str]:
 
     try:
         place = UPath(location.rstrip("/"))
-        return place.fs, place.path
+        store = place.fs
     except (ImportError, ValueError) as error:
         raise InvalidInput(
             "store_unsupported",
@@ -146,6 +146,9 @@ def _store(location: str) -> tuple[Any, str]:
             field="source.path",
             hint="Install the extra s3: pip install '.[s3]'.",
         ) from error
+    # A process that lives long would go on seeing the objects that it saw first.
+    store.invalidate_cache()
+    return store, place.path
 
 
 @contextlib.contextmanager

@@ -154,37 +154,35 @@ class PointTiles:
         points = self._points
         places = mvt.between(chunk.starts, chunk.counts)
         tile = np.repeat(np.arange(len(chunk)), chunk.counts)
-        tag_counts, tags, table = self._attributes(places, tile, len(chunk))
+        attributes, table = self._attributes(places, tile, len(chunk))
         features = mvt.encode_points(
-            points.ids[places], tag_counts, tags, _pixels(points.x[places], zoom), _pixels(points.y[places], zoom)
+            points.ids[places], attributes, _pixels(points.x[places], zoom), _pixels(points.y[places], zoom)
         )
         values = self._values.picked(table.numbers).split(table.ends)
         tables = [self._keys + of_tile for of_tile in values]
         return self._assembled(zoom, chunk, features.split(np.cumsum(chunk.counts)), tables, exact=True)
 
-    def _attributes(self, places: Integers, tile: Integers, tiles: int) -> tuple[Integers, Integers, Table]:
-        """How many tags each point has, the tags, and the value table that they point into."""
-        columns = self._points.columns
-        tags = np.full((len(places), len(columns), 2), -1, np.int64)
-        owners, numbers = [], []
+    def _attributes(self, places: Integers, tile: Integers, tiles: int) -> tuple[list[Integers], Table]:
+        """Where the values of each attribute stand in the value table of their tile (−1: none), and the tables."""
+        found: list[Integers] = []
+        owners, numbers = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         before, first = np.zeros(tiles, np.int64), 0
-        for place, column in enumerate(columns):
+        for column in self._points.columns:
             codes = column.codes[places].astype(np.int64)
             some = np.flatnonzero(codes >= 0)
             owner = tile[some]
             table = mvt.tables(owner, codes[some], tiles, len(column.values))
-            tags[some, place, 0] = place
-            tags[some, place, 1] = before[owner] + table.places
+            of_column = np.full(len(places), -1, np.int64)
+            of_column[some] = before[owner] + table.places
+            found.append(of_column)
             used = np.diff(table.ends, prepend=0)
             owners.append(np.repeat(np.arange(tiles), used))
             numbers.append(first + table.numbers)
             before += used
             first += len(column.values)
-        present = tags[:, :, 0] >= 0
-        together = np.concatenate([*owners, np.zeros(0, np.int64)])
+        together = np.concatenate(owners)
         order = np.argsort(together, kind="stable")
-        joined = Table(np.concatenate([*numbers, np.zeros(0, np.int64)])[order], np.cumsum(before), together)
-        return present.sum(axis=1), tags[present].ravel(), joined
+        return found, Table(np.concatenate(numbers)[order], np.cumsum(before), together)
 
     def _counts(self, zoom: int, group: Runs) -> Iterator[list[Tile]]:
         """Tiles of cells, of the finest grid that fits each."""
@@ -220,8 +218,7 @@ class PointTiles:
         keys = mvt.tables(tile, uses.keys, len(chunk), len(self._tags.keys))
         values = mvt.tables(tile, uses.values, len(chunk), len(messages))
         first = places[starts]
-        features = mvt.encode_points(
-            None,
+        features = mvt.encode_cells(
             np.bincount(uses.cells, minlength=len(starts)),
             np.stack((keys.places, values.places), axis=1).ravel(),
             _centres(points.x[first], level, bits),

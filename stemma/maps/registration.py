@@ -14,7 +14,6 @@ from stemma.ledger.journal import audited
 from stemma.ledger.writer import Statement
 from stemma.maps.catalog import RegisteredLayer, Visibility
 from stemma.maps.layers import Layer
-from stemma.maps.origins import fingerprint
 from stemma.store.database import Connection, database_time
 
 # A built layer keeps its kind: archives and links to them go on meaning what they meant.
@@ -39,12 +38,10 @@ def register(
     """Add a layer, or describe one anew; what was built of it is served until it is built again.
 
     `folder` is what the path of a source on this machine is relative to. Raises Forbidden; Conflict(layer_exists) where
-    the id is that of a layer of another kind; what `fingerprint` raises where a source on this machine is not there.
+    the id is that of a layer of another kind.
     """
     principal.require("map:write")
     registered = RegisteredLayer(layer, folder, visibility, database_time(connection), principal.actor)
-    if layer.source.scheme in ("", "package"):
-        fingerprint(layer, folder)
     description = layer.model_dump(mode="json", exclude_defaults=True)
     row = {
         "id": layer.id,

@@ -38,6 +38,7 @@ class Reason(IntEnum):
         return self.name.lower()
 
 
+RELEASED = (Reason.REPAIRED, Reason.KEPT)
 REJECTED = (Reason.NO_COORDINATE, Reason.OUT_OF_BOUNDS, Reason.DUPLICATE, Reason.SUPPRESSED)
 
 

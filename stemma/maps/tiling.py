@@ -5,7 +5,6 @@ What was built is served only after `lifecycle.activated` is committed; until th
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import tempfile
@@ -18,11 +17,10 @@ from typing import Final
 import pyarrow as pa
 from pyarrow import parquet
 
-from stemma.errors import InvalidInput, NotFound
 from stemma.maps.building import Built, Provenance
 from stemma.maps.catalog import BuiltArchive
 from stemma.maps.check import Report
-from stemma.maps.cleaning import Cleaned, folder_of
+from stemma.maps.cleaning import Cleaned, folder_of, is_whole
 from stemma.maps.features import to_points
 from stemma.maps.incremental import rebuild_points
 from stemma.maps.layer_build import build_tiles, provenance_of, verified
@@ -108,9 +106,12 @@ def build_archive(
     return Tiled(result, report, copied)
 
 
-def tell_of(archive: BuiltArchive) -> None:
-    """Say that an archive is as it would have been written."""
+def stands(files: FileStore, layer: Layer, cleaned: Cleaned, archive: BuiltArchive) -> bool:
+    """Whether an archive is whole and the one that would be built now, and is told of as if it had been."""
+    if archive.made_of != made_of(layer, cleaned) or not is_whole(files, archive.path, archive.sha256):
+        return False
     record_file(archive.path, archive.sha256, archive.size)
+    return True
 
 
 def _built(
@@ -125,8 +126,8 @@ def _built(
     """The written archive, and how many tiles are those of the one before."""
     frame = wanted.partition("-")[0]
     if layer.kind == "points" and current is not None and current.made_of.startswith(f"{frame}-"):
-        # The archive before may be gone or damaged; then all tiles are built.
-        with contextlib.suppress(NotFound, InvalidInput):
+        before = ((current.path, current.sha256), (current.features_path, current.features_sha256))
+        if all(is_whole(files, key, sha256) for key, sha256 in before):
             return _rebuilt(files, path, features, layer, provenance, current)
     return build_tiles(path, features, layer, provenance), 0
 

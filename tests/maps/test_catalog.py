@@ -6,12 +6,10 @@ from pathlib import Path
 import pytest
 
 from stemma.access.permissions import Role
-from stemma.access.principal import Principal, local_principal
+from stemma.access.principal import Principal
 from stemma.errors import Conflict, Forbidden, NotFound
-from stemma.ledger.service import Ledger
 from stemma.maps import catalog
-from stemma.maps.catalog import RegisteredLayer, Visibility
-from stemma.maps.layers import Layer, parse_layer
+from stemma.maps.layers import parse_layer
 from stemma.maps.registration import register
 from stemma.store.database import Database
 
@@ -31,22 +29,8 @@ SAID = {
 TREES = parse_layer(SAID)
 
 
-@pytest.fixture
-def add(settings, database: Database):
-    """Register a layer for real."""
-
-    def registered(layer: Layer, folder: Path | None = None, visibility: Visibility = "everyone") -> RegisteredLayer:
-        change = database.read(
-            lambda connection: register(connection, local_principal(), layer, folder=folder, visibility=visibility)
-        )
-        with Ledger(database.urls, settings) as ledger:
-            return ledger.commit(change).result()
-
-    return registered
-
-
-def test_a_layer_is_read_as_it_was_registered(add, database: Database, tmp_path: Path) -> None:
-    added = add(TREES, tmp_path, "members")
+def test_a_layer_is_read_as_it_was_registered(add_layer, database: Database, tmp_path: Path) -> None:
+    added = add_layer(TREES, folder=tmp_path, visibility="members")
     with database.snapshot() as connection:
         assert catalog.find_layer(connection, "trees") == added
         assert catalog.list_layers(connection) == (added,)
@@ -60,18 +44,18 @@ def test_a_layer_is_read_as_it_was_registered(add, database: Database, tmp_path:
     assert entry == ("map/trees",)
 
 
-def test_a_layer_is_described_anew_but_keeps_its_kind(add, database: Database) -> None:
-    add(TREES)
-    add(TREES.model_copy(update={"title": "All trees"}))
+def test_a_layer_is_described_anew_but_keeps_its_kind(add_layer, database: Database) -> None:
+    add_layer(TREES)
+    add_layer(TREES.model_copy(update={"title": "All trees"}))
     with pytest.raises(Conflict) as refused:
-        add(parse_layer({**SAID, "kind": "polygons"}))
+        add_layer(parse_layer({**SAID, "kind": "polygons"}))
     with database.snapshot() as connection:
         assert catalog.find_layer(connection, "trees").layer.title == "All trees"
     assert refused.value.code == "layer_exists"
 
 
-def test_only_members_see_a_layer_of_theirs(add) -> None:
-    everyone, members = add(TREES), add(TREES, None, "members")
+def test_only_members_see_a_layer_of_theirs(add_layer) -> None:
+    everyone, members = add_layer(TREES), add_layer(TREES, visibility="members")
     viewer, reviewer = (Principal("key:a", role, frozenset({"map:*"})) for role in (Role.VIEWER, Role.REVIEWER))
     elsewhere = dataclasses.replace(reviewer, scopes=frozenset({"jobs:*"}))
     assert [everyone.is_visible_to(who) for who in (viewer, reviewer, elsewhere)] == [True, True, False]
