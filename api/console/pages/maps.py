@@ -45,7 +45,7 @@ BuilderDep = Annotated[Principal, allow("jobs:write")]
 LayerPath = Annotated[str, Path(max_length=64, pattern=r"^[a-z0-9_-]+$")]
 
 _COLOURS: Final = 7
-_FEATURES: Final = 20
+_FEATURES: Final = 10
 _JOBS: Final = 100
 _EVENTS: Final = 500
 _MEANINGS: Final = (
