@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -56,21 +55,6 @@ class TileReader:
             raise _invalid(error) from error
         return None if found is None else self._stored(*found)
 
-    def at(self, zoom: int) -> Iterator[StoredTile]:
-        """Every distinct content of a zoom, in the order of the archive."""
-        first, after = grid.first_tile_id(zoom), grid.first_tile_id(zoom + 1)
-        seen: set[int] = set()
-        try:
-            for entries in self._leaves(first, after):
-                within = (entries.ids < after) & (entries.ids + entries.runs > first) & (entries.runs > 0)
-                for place in np.flatnonzero(within).tolist():
-                    offset = int(entries.offsets[place])
-                    if offset not in seen:
-                        seen.add(offset)
-                        yield self._stored(offset, int(entries.lengths[place]))
-        except ValueError as error:
-            raise _invalid(error) from error
-
     def _entry(self, directory: Directory, wanted: int) -> tuple[int, int] | None:
         place = int(np.searchsorted(directory.ids, wanted, side="right")) - 1
         if place < 0:
@@ -78,23 +62,14 @@ class TileReader:
         offset, length = int(directory.offsets[place]), int(directory.lengths[place])
         run = int(directory.runs[place])
         if run == 0:
-            return self._entry(self._leaf(offset, length), wanted)
+            return self._in_leaf(offset, length, wanted)
         return (offset, length) if wanted < int(directory.ids[place]) + run else None
 
-    def _leaves(self, first: int, after: int) -> Iterator[Directory]:
-        """The directories whose entries may lie among these ids."""
-        yield self._root
-        pointers = np.flatnonzero(self._root.runs == 0).tolist()
-        for place in pointers:
-            ends = int(self._root.ids[place + 1]) if place + 1 < len(self._root) else after
-            if int(self._root.ids[place]) < after and ends > first:
-                yield self._leaf(int(self._root.offsets[place]), int(self._root.lengths[place]))
-
-    def _leaf(self, offset: int, length: int) -> Directory:
+    def _in_leaf(self, offset: int, length: int, wanted: int) -> tuple[int, int] | None:
         leaf = self._directory(self.header.leaves_offset + offset, length)
         if not leaf.runs.all():
             raise ValueError("A leaf directory points at another one.")
-        return leaf
+        return self._entry(leaf, wanted)
 
     def _directory(self, offset: int, length: int) -> Directory:
         return Directory.parse(self._span(offset, length), self.header.internal_compression)

@@ -1,22 +1,18 @@
 """What a map shows, in numbers and words: counts by category and by period, and the features themselves in pages.
 
-Counts are read from the tiles of the first zoom, which stand for every feature; features from their GeoParquet. What a
-map cannot say to everybody, a table does.
+What a map cannot say to everybody, a table does. Both are read from the features that the tiles were made of.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
 
 from stemma.maps.catalog import BuiltArchive
-from stemma.maps.cells import COUNT, counted_as
-from stemma.maps.decoding import decode
 from stemma.maps.features import GEOMETRY, ID
 from stemma.maps.layers import Layer
-from stemma.maps.reading import TileReader
 from stemma.store.cursors import Page, decode_cursor, encode_cursor
 from stemma.store.files import FileStore
 
@@ -41,63 +37,34 @@ class Summary:
 
 
 def summarize(store: FileStore, layer: Layer, archive: BuiltArchive) -> Summary:
-    """Count what an archive of a layer shows; raises NotFound where its file is gone, InvalidInput(archive_invalid)."""
-    return _summarize(_Content(archive.sha256, archive.path, store), layer.id, layer.category, layer.time)
+    """Count what an archive of a layer shows; raises NotFound where its features are gone."""
+    return _summarize(_Content(archive.features_sha256, archive.features_path, store), layer.category, layer.time)
 
 
 @dataclass(frozen=True)
 class _Content:
-    """An archive that is known by its hash alone: what was counted once holds for the same bytes anywhere."""
+    """Features that are known by their hash alone: what was counted once holds for the same bytes anywhere."""
 
     sha256: str
-    path: str
-    store: FileStore
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Content) and other.sha256 == self.sha256
-
-    def __hash__(self) -> int:
-        return hash(self.sha256)
+    path: str = field(compare=False)
+    store: FileStore = field(compare=False)
 
 
 @lru_cache(maxsize=_KEPT)
-def _summarize(content: _Content, name: str, category: str | None, time: str | None) -> Summary:
-    by_category: Counter[str] = Counter()
-    by_period: Counter[str] = Counter()
-    shapes: dict[int, dict[str, Any]] = {}
-    features = 0
+def _summarize(content: _Content, category: str | None, time: str | None) -> Summary:
+    from pyarrow import parquet
+
+    names = [ID, *(name for name in (category, time) if name is not None)]
     with content.store.open(content.path) as file:
-        reader = TileReader(file)
-        for tile in reader.at(reader.header.min_zoom):
-            for layer in decode(tile.content()):
-                for feature in layer.features:
-                    said = layer.attributes(feature)
-                    if layer.name == name:
-                        # A shape may lie in several tiles, and is one.
-                        shapes[feature.id] = said
-                        continue
-                    features += int(said.get(COUNT, 0))
-                    _add_counted(by_category, said, category)
-                    _add_counted(by_period, said, time)
-    for said in shapes.values():
-        features += 1
-        for counter, attribute in ((by_category, category), (by_period, time)):
-            if attribute in said:
-                counter[str(said[attribute])] += 1
-    ranked = sorted(by_category.items(), key=lambda item: (-item[1], item[0]))
-    return Summary(
-        features,
-        tuple(Share(value, count) for value, count in ranked),
-        tuple(Share(value, count) for value, count in sorted(by_period.items())),
-    )
+        table = parquet.read_table(file, columns=names)
+    by_category, by_period = (() if name is None else _shares(table[name]) for name in (category, time))
+    ranked = sorted(by_category, key=lambda share: (-share.count, share.value))
+    return Summary(len(table), tuple(ranked), tuple(sorted(by_period, key=lambda share: share.value)))
 
 
-def _add_counted(counter: Counter[str], said: dict[str, Any], attribute: str | None) -> None:
-    if attribute is not None:
-        prefix = counted_as(attribute, "")
-        for key, count in said.items():
-            if key.startswith(prefix):
-                counter[key.removeprefix(prefix)] += int(count)
+def _shares(column: Any) -> Iterable[Share]:
+    """How often each value is there; features without one count for none, as in the cells of tiles."""
+    return [Share(str(one["values"]), one["counts"]) for one in column.drop_null().value_counts().to_pylist()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,9 +35,6 @@ def test_tiles_are_those_of_the_archive(zooms: int, tmp_path: Path) -> None:
             tile = reader.tile(zoom, int(x), int(y))
             assert tile is not None and tile.data == data
             assert tile.content() == archive.content(data, 100)
-        for zoom in range(zooms):
-            wanted = {data for tile_id, data in stored.items() if grid.zoom_of(tile_id) == zoom}
-            assert {tile.data for tile in reader.at(zoom)} == wanted
 
 
 def test_what_is_not_there_is_none(archive: Path) -> None:

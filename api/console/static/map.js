@@ -56,7 +56,9 @@ function filters(layer) {
 
 // How a layer is drawn
 
-const text = (attribute) => ["to-string", ["get", attribute]];
+// Values as the page writes them.
+const text = (attribute) => ["case", ["==", ["get", attribute], true], "True", ["==", ["get", attribute], false], "False",
+  ["to-string", ["get", attribute]]];
 
 function exactFilter(layer) {
   const { only, periods } = filters(layer);
