@@ -155,9 +155,9 @@ def _shown(number: int, served: ServedLayer, on: bool) -> Shown:
 
 def _described(served: ServedLayer, colour: int) -> dict[str, Any]:
     layer, archive = served.registered.layer, served.archive
-    described: dict[str, Any] = {"id": layer.id, "kind": layer.kind, "colour": colour, "archive": None}
+    described: dict[str, Any] = {"id": layer.id, "title": layer.title, "kind": layer.kind, "colour": colour}
     if archive is None:
-        return described
+        return {**described, "archive": None}
     bounds = archive.bounds
     return {
         **described,

@@ -222,32 +222,56 @@ function tellCount() {
 
 // What was picked
 
-function said(feature) {
-  const title = document.createElement("h3");
+function definitions(entries) {
   const list = document.createElement("dl");
-  const layer = layers.find((one) => one.id === feature.source);
-  const cell = feature.layer.id === `${layer.id}-cells`;
-  title.textContent = cell ? `${words.format(feature.properties.count)} ${layer.kind}` : `${layer.kind.slice(0, -1)} ${feature.id}`;
-  title.textContent = title.textContent[0].toUpperCase() + title.textContent.slice(1);
   list.className = "definitions";
-  const entries = Object.entries(feature.properties).filter(([name]) => !cell || name.includes("="));
-  if (cell) entries.sort((one, other) => other[1] - one[1]);
-  for (const [name, value] of entries.slice(0, 24)) {
+  for (const [name, value] of entries) {
     const [term, definition] = [document.createElement("dt"), document.createElement("dd")];
-    term.textContent = cell ? name.slice(name.indexOf("=") + 1) : name;
+    term.textContent = name;
     definition.textContent = typeof value === "number" ? words.format(value) : String(value);
     list.append(term, definition);
   }
-  const one = document.createElement("section");
-  one.append(title, list);
+  return list;
+}
+
+// The counts of a cell by one attribute, which names them, such as `type=Burglary`.
+function countsOf(feature, attribute) {
+  const named = Object.entries(feature.properties).filter(([name]) => name.startsWith(`${attribute}=`));
+  return named.map(([name, count]) => [name.slice(attribute.length + 1), count]);
+}
+
+function said(feature) {
+  const layer = layers.find((one) => one.id === feature.source);
+  const [one, title] = [document.createElement("section"), document.createElement("h3")];
+  one.append(title);
+  if (feature.layer.id !== `${layer.id}-cells`) {
+    title.textContent = `${layer.title}, ${feature.id}`;
+    one.append(definitions(Object.entries(feature.properties)));
+    return one;
+  }
+  title.textContent = `${layer.title}: ${words.format(feature.properties.count)} counted here`;
+  one.append(definitions(countsOf(feature, layer.category).sort((some, other) => other[1] - some[1])));
+  const periods = countsOf(feature, layer.time).sort();
+  if (periods.length) {
+    const [more, summary] = [document.createElement("details"), document.createElement("summary")];
+    summary.textContent = `By ${layer.time.replaceAll("_", " ")}`;
+    more.append(summary, definitions(periods));
+    one.append(more);
+  }
   return one;
+}
+
+// In pixels; where a line or an area was found, it is.
+function distance(feature, point) {
+  return feature.geometry.type === "Point" ? map.project(feature.geometry.coordinates).dist(point) : 0;
 }
 
 function pick(point, near) {
   const ids = layers.filter(isOn).flatMap(stylesSeen);
   const box = [[point.x - near, point.y - near], [point.x + near, point.y + near]];
   const found = new Map(map.queryRenderedFeatures(box, { layers: ids }).map((one) => [`${one.layer.id}/${one.id}`, one]));
-  const some = [...found.values()].slice(0, MOST_PICKED);
+  const nearest = [...found.values()].sort((one, other) => distance(one, point) - distance(other, point));
+  const some = nearest.slice(0, MOST_PICKED);
   marked = { type: "FeatureCollection", features: some.slice(0, 1).map((one) => ({ type: "Feature", properties: {},
     geometry: one.geometry })) };
   map.getSource("mark").setData(marked);
