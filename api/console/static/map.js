@@ -261,9 +261,9 @@ function said(feature) {
   return one;
 }
 
-// In pixels; where a line or an area was found, it is.
+// In pixels; lines and areas come after every point that is near enough.
 function distance(feature, point) {
-  return feature.geometry.type === "Point" ? map.project(feature.geometry.coordinates).dist(point) : 0;
+  return feature.geometry.type === "Point" ? map.project(feature.geometry.coordinates).dist(point) : NEAR_BY_KEY * 2;
 }
 
 function pick(point, near) {
