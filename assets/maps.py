@@ -16,7 +16,7 @@ from assets.shown import counted, table
 from resources.progress import ProgressLog
 from resources.store import StoreResource
 from stemma.errors import StemmaError
-from stemma.maps import catalog, cleaning, lifecycle, tiling
+from stemma.maps import catalog, cleaning, lifecycle, months, tiling
 from stemma.maps.catalog import RegisteredLayer
 from stemma.maps.row_ledger import RowLedger
 from stemma.store.files import FileStore
@@ -29,7 +29,7 @@ _SHOWN = 10
     key=["maps", "features"],
     partitions_def=MAP_LAYERS,
     kinds={"python", "shapely", "parquet"},
-    code_version=cleaning.VERSION,
+    code_version=months.VERSION,
     freshness_policy=DAILY_FRESHNESS,
     description=(
         "The features of one layer as GeoParquet: read from its source, mended, without duplicates, and of incidents "

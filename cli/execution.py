@@ -142,15 +142,32 @@ def select(graph: dg.Definitions, selection: str) -> list[dg.AssetKey]:
 def plan(
     graph: dg.Definitions, instance: dg.DagsterInstance, selection: str, partition: str | None
 ) -> list[PlannedRun]:
-    """The runs that materialize a selection: those with equal partitions share a run for each."""
+    """The runs that materialize a selection: those with equal partitions share a run for each.
+
+    With a partition, what is made of partitions of another kind is left out. Raises InvalidInput, NotFound.
+    """
     asset_graph = graph.resolve_asset_graph()
     runs: list[PlannedRun] = []
+    known: list[str] = []
+    partitioned = False
     for batch in _batches(asset_graph, select(graph, selection)):
         partitions = asset_graph.get(batch[0]).partitions_def
-        for name in [None] if partitions is None else _names(instance, partitions, partition):
-            runs.append(PlannedRun(tuple(batch), name))
-    if partition is not None and all(run.partition is None for run in runs):
+        if partitions is None:
+            runs.append(PlannedRun(tuple(batch), None))
+            continue
+        partitioned = True
+        names = sorted(partitions.get_partition_keys(dynamic_partitions_store=instance))
+        known += names
+        runs += [PlannedRun(tuple(batch), name) for name in names if partition in (None, name)]
+    if partition is not None and not partitioned:
         raise InvalidInput("partition_unused", f"{selection!r} has no partitions.", field="--partition")
+    if partition is not None and partition not in known:
+        raise NotFound(
+            "partition_unknown",
+            f"There is no partition {partition!r}.",
+            field="--partition",
+            hint=f"There are: {', '.join(known) or 'none yet'}.",
+        )
     return runs
 
 
@@ -168,20 +185,6 @@ def _batches(asset_graph: Any, keys: Sequence[dg.AssetKey]) -> list[list[dg.Asse
             batches.append([ready[0]])
         left.remove((same or ready)[0])
     return batches
-
-
-def _names(instance: dg.DagsterInstance, partitions: dg.PartitionsDefinition[str], wanted: str | None) -> Sequence[str]:
-    names = sorted(partitions.get_partition_keys(dynamic_partitions_store=instance))
-    if wanted is None:
-        return names
-    if wanted not in names:
-        raise NotFound(
-            "partition_unknown",
-            f"There is no partition {wanted!r}.",
-            field="--partition",
-            hint=f"There are: {', '.join(names) or 'none yet'}.",
-        )
-    return [wanted]
 
 
 @contextlib.contextmanager

@@ -10,10 +10,10 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, MutableMapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import parquet
@@ -21,18 +21,16 @@ from pyarrow import parquet
 from stemma.errors import NotFound
 from stemma.maps.building import Input
 from stemma.maps.catalog import RegisteredLayer
-from stemma.maps.features import clean
+from stemma.maps.features import Judged, combine, judge
 from stemma.maps.layers import Layer
+from stemma.maps.months import VERSION, judge_files
 from stemma.maps.origins import opened
 from stemma.maps.row_ledger import RowLedger
 from stemma.maps.sources import SourceFile, read
 from stemma.progress import Progress, ReportProgress
-from stemma.store.files import FileStore
+from stemma.store.files import FileStore, staged
 from stemma.store.outputs import Artifact, record_file, record_read
 from stemma.store.settings import Settings
-
-VERSION: Final = "1"
-"""Changes when the same rows would be judged otherwise."""
 
 _BLOCK = 1 << 20
 
@@ -123,8 +121,9 @@ def clean_layer(
 ) -> tuple[Cleaned, bool]:
     """Read and clean a layer; returns what is kept, and whether it is new.
 
-    Sources that are as they were are not read again. `in_use` names files of former cleanings that archives are made
-    of, which stay. Raises what `opened`, `read` and `clean` raise; then the cleaning before stays.
+    A source that is as it was is not read again; of one by month, months that changed are. `in_use` names files of
+    former cleanings that archives are made of, which stay. Raises what `opened`, `read` and `combine` raise; then the
+    cleaning before stays.
     """
     layer, before, started = registered.layer, find_cleaned(files, registered.id), time.monotonic()
     with opened(layer, registered.folder, settings) as sources:
@@ -134,8 +133,8 @@ def clean_layer(
         if before is not None and before.made_of == made_of and _is_whole(files, before):
             _tell_of(before)
             return before, False
-        rows = [read(layer, source) for source in sources]
-    cleaned = clean(layer, rows)
+        judged = _judged(layer, sources, settings)
+    cleaned = combine(layer, judged)
     with tempfile.TemporaryDirectory() as name:
         features, rejected = Path(name, "features"), Path(name, "rejected")
         cleaned.write(features, rejected)
@@ -156,6 +155,55 @@ def clean_layer(
         count = cleaned.ledger.rows
         progress(Progress("cleaned", "rows", count, count, time.monotonic() - started))
     return kept, True
+
+
+class _Months(MutableMapping[str, bytes]):
+    """What was judged of the months of a layer, as files of a folder of the studio's own.
+
+    It tells more than is released, so that it does not lie in the file store, whose files may be given away.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._used: set[str] = set()
+
+    def __getitem__(self, key: str) -> bytes:
+        self._used.add(key)
+        try:
+            return (self._folder / key).read_bytes()
+        except FileNotFoundError as error:
+            raise KeyError(key) from error
+
+    def __setitem__(self, key: str, value: bytes) -> None:
+        self._used.add(key)
+        with staged(self._folder) as file:
+            file.write(value)
+            file.flush()
+            file.replace(self._folder / key)
+
+    def __delitem__(self, key: str) -> None:
+        (self._folder / key).unlink(missing_ok=True)
+
+    def __iter__(self) -> Iterator[str]:
+        return (path.name for path in self._folder.iterdir() if path.is_file())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def forget_unused(self) -> None:
+        """Delete what nobody asked for."""
+        for key in set(self) - self._used:
+            del self[key]
+
+
+def _judged(layer: Layer, sources: Sequence[SourceFile], settings: Settings) -> list[Judged]:
+    """The rows of all files; a month that was judged before is not read again."""
+    if not layer.source.monthly:
+        return [judge(layer, read(layer, source)) for source in sources]
+    months = _Months(settings.home / "maps" / layer.id)
+    judged = judge_files(layer, sources, months)
+    months.forget_unused()
+    return judged
 
 
 def is_whole(files: FileStore, key: str, sha256: str) -> bool:

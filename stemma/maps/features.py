@@ -22,7 +22,7 @@ from stemma.maps import grid, privacy
 from stemma.maps.grid import Floats
 from stemma.maps.layers import Layer
 from stemma.maps.points import Column, Points
-from stemma.maps.row_ledger import REJECTED, RELEASED, Reason, RowLedger
+from stemma.maps.row_ledger import Reason, RowLedger, released
 from stemma.maps.sources import Rows, read, source_files
 from stemma.maps.varints import Integers
 
@@ -156,7 +156,7 @@ def judge(layer: Layer, rows: Rows) -> Judged:
 
 def _places(layer: Layer, draft: _Draft) -> dict[str, pa.Array]:
     shapes = draft.rows.geometry
-    good = np.isin(draft.reasons, RELEASED)
+    good = released(draft.reasons)
     if layer.kind != "points":
         shapes[~good] = None
         return {GEOMETRY: pa.array(shapely.to_wkb(shapely.normalize(shapes)), pa.binary())}
@@ -203,7 +203,7 @@ def _of_kind(shape: Any, kind: str) -> Any:
 
 def _judge_places(layer: Layer, draft: _Draft) -> None:
     west, south, east, north = shapely.bounds(draft.rows.geometry).T
-    usable = np.isin(draft.reasons, (Reason.KEPT, Reason.REPAIRED))
+    usable = released(draft.reasons)
     problems = [
         ((np.abs(south) > 90) | (np.abs(north) > 90), "outside_world"),
         ((west < -180) | (east > 180), "outside_world"),
@@ -219,7 +219,7 @@ def _judge_places(layer: Layer, draft: _Draft) -> None:
         swapped = (south >= left) & (north <= right) & (west >= bottom) & (east <= top)
         problems += [(outside & swapped, "swapped"), (outside, "outside_bounds")]
     for where, detail in problems:
-        chosen = where & usable & np.isin(draft.reasons, (Reason.KEPT, Reason.REPAIRED))
+        chosen = where & usable & released(draft.reasons)
         draft.reasons[chosen] = Reason.OUT_OF_BOUNDS
         draft.details[chosen] = detail
 
@@ -239,7 +239,7 @@ def combine(layer: Layer, files: Sequence[Judged]) -> Features:
     reasons[doubled], details[doubled] = Reason.DUPLICATE, "same_id"
     rare = _rare(layer, files, reasons)
     reasons[rare], details[rare] = Reason.SUPPRESSED, "rare_place"
-    places = np.flatnonzero(np.isin(reasons, RELEASED))
+    places = np.flatnonzero(released(reasons))
     if not len(places):
         raise InvalidInput("no_feature_left", f"No row of {layer.id} can be shown: {_counted(details)}.")
     ends = np.cumsum([len(item) for item in files])
@@ -248,12 +248,12 @@ def combine(layer: Layer, files: Sequence[Judged]) -> Features:
         name: _typed(layer, name, files, [rows[column] for rows in kept]) for name, column in layer.sources.items()
     }
     ids = np.concatenate([item.ids for item in files])[places]
-    released = pa.table({ID: pa.array(ids), **attributes, GEOMETRY: _geometry(layer, kept)})
+    table = pa.table({ID: pa.array(ids), **attributes, GEOMETRY: _geometry(layer, kept)})
     if layer.gate is not None:
-        _check_texts(layer, released)
+        _check_texts(layer, table)
     by_file = np.split(reasons, ends[:-1])
     return Features(
-        released,
+        table,
         RowLedger.of(reasons, total),
         tuple(RowLedger.of(found, len(item), item.partition) for item, found in zip(files, by_file, strict=True)),
         _rejected(files, reasons, details),
@@ -279,7 +279,7 @@ def _duplicates(layer: Layer, files: Sequence[Judged], reasons: NDArray[np.int8]
     ids = compute.utf8_trim_whitespace(texts).combine_chunks()
     codes = compute.fill_null(ids.dictionary_encode().indices, -1).to_numpy()
     lengths = np.asarray(compute.fill_null(compute.utf8_length(ids), 0).to_numpy())
-    candidates = np.flatnonzero(np.isin(reasons, RELEASED) & (codes >= 0) & (lengths > 0))
+    candidates = np.flatnonzero(released(reasons) & (codes >= 0) & (lengths > 0))
     _, first = np.unique(codes[candidates], return_index=True)
     again = np.ones(len(candidates), bool)
     again[first] = False
@@ -294,7 +294,7 @@ def _rare(layer: Layer, files: Sequence[Judged], reasons: NDArray[np.int8]) -> I
     """The rows at places that the privacy rule does not show."""
     if layer.gate is None or layer.kind != "points":
         return np.zeros(0, np.int64)
-    usable = np.flatnonzero(np.isin(reasons, RELEASED))
+    usable = np.flatnonzero(released(reasons))
     x, y = (_together(files, axis)[usable] for axis in (_X, _Y))
     return usable[~privacy.crowded(x, y, layer.gate.minimum_count)]
 
@@ -348,7 +348,7 @@ def _check_texts(layer: Layer, table: pa.Table) -> None:
 
 
 def _rejected(files: Sequence[Judged], reasons: NDArray[np.int8], details: NDArray[np.object_]) -> pa.Table:
-    places = np.flatnonzero(np.isin(reasons, REJECTED))
+    places = np.flatnonzero(~released(reasons))
     ends = np.cumsum([len(item) for item in files])
     of_files = _by_file(places, ends)
     names = [item.name for item, rows in zip(files, of_files, strict=True) for _ in range(len(rows))]

@@ -1,12 +1,14 @@
 """What a change costs: only the tiles that it touches are encoded, and the archive has the bytes of a full build.
 
 A tile follows from its own points alone (`point_tiles`), so that the tiles of points that came, went or changed are all
-that can differ; the others are copied as they are stored.
+that can differ; the others are copied as they are stored. Of a large tile that differs, the parts before the first
+month with a change are copied (`exact`).
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +18,11 @@ from numpy.typing import NDArray
 from stemma.errors import InvalidInput
 from stemma.maps import compression, grid, mvt
 from stemma.maps.building import Built, Figures, Provenance, compressed, finish, mixed_bits
+from stemma.maps.exact import BATCH_BITS, Lent
 from stemma.maps.pmtiles import Archive, ArchiveWriter
-from stemma.maps.point_tiles import PointLayer, PointTiles, runs
+from stemma.maps.point_tiles import PointLayer, PointTiles, Tile
 from stemma.maps.points import Points
+from stemma.maps.runs import runs
 from stemma.maps.varints import Integers
 
 _BEGINNING = 300
@@ -47,14 +51,13 @@ def rebuild_points(
     encoded = copied = 0
     with Archive(previous) as archive, ArchiveWriter(path) as writer:
         stored = dict(archive.stored())
+        for tile, data in compressed(_touched(tiles, after, layer, stored, changed)):
+            writer.add(tile.id, data)
+            figures.add(tile.zoom, tile.size, tile.points, exact=tile.exact)
+            encoded += 1
         for zoom in range(layer.min_zoom, layer.max_zoom + 1):
             wanted = runs(after, zoom)
-            touched = np.isin(wanted.tiles, changed >> 2 * (grid.LEVELS - zoom))
-            for tile, data in compressed(tiles.at(zoom, wanted.taken(np.flatnonzero(touched)))):
-                writer.add(tile.id, data)
-                figures.add(zoom, len(tile.content), tile.points, exact=tile.exact)
-                encoded += 1
-            kept = wanted.taken(np.flatnonzero(~touched))
+            kept = wanted.taken(np.flatnonzero(~np.isin(wanted.tiles, changed.tiles(zoom))))
             for key, count in zip(kept.tiles.tolist(), kept.counts.tolist(), strict=True):
                 tile_id = grid.first_tile_id(zoom) + key
                 if tile_id not in stored:
@@ -67,6 +70,22 @@ def rebuild_points(
     return Rebuilt(built, encoded, copied)
 
 
+def _touched(
+    tiles: PointTiles, after: Points, layer: PointLayer, stored: Mapping[int, bytes], changed: Changes
+) -> Iterator[list[Tile]]:
+    """The tiles that a change touches, with what the archive before lends to them."""
+    for zoom in range(layer.min_zoom, layer.max_zoom + 1):
+        wanted = runs(after, zoom)
+        touched = wanted.taken(np.flatnonzero(np.isin(wanted.tiles, changed.tiles(zoom))))
+        yield from tiles.at(zoom, touched, _lent(stored, zoom, changed))
+
+
+def _lent(stored: Mapping[int, bytes], zoom: int, changed: Changes) -> dict[int, Lent]:
+    first = grid.first_tile_id(zoom)
+    found = ((key, batch, compression.pieces(stored.get(first + key, b""))) for key, batch in changed.batches_of(zoom))
+    return {key: Lent(pieces, batch) for key, batch, pieces in found if pieces}
+
+
 def _kept(data: bytes, layer: PointLayer) -> tuple[int, bool]:
     """The length of a stored tile before compression (gzip's own record, RFC 1952 §2.3.1), and whether it is exact."""
     name = layer.cells.encode()
@@ -74,11 +93,44 @@ def _kept(data: bytes, layer: PointLayer) -> tuple[int, bool]:
     return int.from_bytes(data[-4:], "little"), b"\x0a" + bytes([len(name)]) + name not in beginning[: len(name) + 16]
 
 
-def changes(before: Points, after: Points) -> Integers:
-    """The keys of places where a point came, went or changed."""
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Where points came, went or changed: their keys, ascending, and their batches."""
+
+    keys: Integers
+    batches: Integers
+
+    def tiles(self, zoom: int) -> Integers:
+        """The tiles of a zoom that differ, by their place on its curve."""
+        return np.unique(self.keys >> 2 * (grid.LEVELS - zoom))
+
+    def batches_of(self, zoom: int) -> Iterator[tuple[int, int]]:
+        """Each of these tiles with the first batch in which a point of it changed."""
+        tile = self.keys >> 2 * (grid.LEVELS - zoom)
+        starts = np.flatnonzero(np.diff(tile, prepend=-1))
+        if len(starts):
+            yield from zip(tile[starts].tolist(), np.minimum.reduceat(self.batches, starts).tolist(), strict=True)
+
+
+def changes(before: Points, after: Points) -> Changes:
+    """The points that came, went or changed; batches whose points together are the same are not looked at in detail."""
     old, new = _fingerprints(before), _fingerprints(after)
-    gone, come = ~np.isin(old, new), ~np.isin(new, old)
-    return np.unique(np.concatenate((before.keys[gone], after.keys[come])))
+    old_batches, new_batches = before.ids >> BATCH_BITS, after.ids >> BATCH_BITS
+    old_sums, new_sums = _sums(old_batches, old), _sums(new_batches, new)
+    differing = [batch for batch in old_sums.keys() | new_sums.keys() if old_sums.get(batch) != new_sums.get(batch)]
+    gone, come = (np.flatnonzero(np.isin(batches, differing)) for batches in (old_batches, new_batches))
+    gone, come = gone[~np.isin(old[gone], new[come])], come[~np.isin(new[come], old[gone])]
+    keys = np.concatenate((before.keys[gone], after.keys[come]))
+    order = np.argsort(keys, kind="stable")
+    return Changes(keys[order], np.concatenate((old_batches[gone], new_batches[come]))[order])
+
+
+def _sums(batches: Integers, fingerprints: NDArray[np.uint64]) -> dict[int, int]:
+    """The sum of fingerprints modulo 2^64 by batch."""
+    known, place = np.unique(batches, return_inverse=True)
+    sums = np.zeros(len(known), np.uint64)
+    np.add.at(sums, place, fingerprints)
+    return dict(zip(known.tolist(), sums.tolist(), strict=True))
 
 
 def _fingerprints(points: Points) -> NDArray[np.uint64]:

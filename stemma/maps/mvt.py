@@ -47,11 +47,19 @@ def key_message(key: str) -> bytes:
     return _KEYS + varints.one(len(text)) + text
 
 
-def layer_message(name: str, features: bytes, tables: bytes) -> bytes:
-    """A layer as it stands in a tile: encoded features, and the key and value tables their tags point into."""
+def layer_pieces(name: str, features: Sequence[bytes], tables: bytes) -> list[bytes]:
+    """A layer as it stands in a tile: what comes before the features, encoded features, and the key and value tables
+    that their tags point into.
+    """
     text = name.encode()
-    content = _NAME + varints.one(len(text)) + text + features + tables + _TAIL
-    return _LAYER + varints.one(len(content)) + content
+    named = _NAME + varints.one(len(text)) + text
+    length = len(named) + sum(map(len, features)) + len(tables) + len(_TAIL)
+    return [_LAYER + varints.one(length) + named, *features, tables + _TAIL]
+
+
+def layer_message(name: str, features: bytes, tables: bytes) -> bytes:
+    """The same in one piece."""
+    return b"".join(layer_pieces(name, (features,), tables))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +169,12 @@ class Pool:
 class Table:
     """The distinct numbers that each tile uses: `numbers` by tile, then ascending; tile t's end at `ends[t]`.
 
-    `places` says, of each use, where its number stands in its tile's table.
+    Of each use, `entries` says where its number stands in `numbers`, `places` where in its tile's table.
     """
 
     numbers: Integers
     ends: Integers
+    entries: Integers
     places: Integers
 
 
@@ -186,4 +195,4 @@ def tables(tile: Integers, numbers: Integers, tiles: int, pool: int) -> Table:
     owner = used // pool
     ends = np.searchsorted(owner, np.arange(tiles), side="right")
     starts = np.concatenate(([0], ends[:-1]))
-    return Table(used - owner * pool, ends, placed - starts[tile])
+    return Table(used - owner * pool, ends, placed, placed - starts[tile])

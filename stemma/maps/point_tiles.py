@@ -12,17 +12,21 @@ circle over the edge of its tile and skips points outside it, so that a buffer w
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
 from stemma.errors import CheckFailed, InvalidInput
-from stemma.maps import grid, mvt
+from stemma.maps import compression, grid, mvt
 from stemma.maps.cells import CellTags
+from stemma.maps.compression import Piece
+from stemma.maps.exact import Layouts, Lent
 from stemma.maps.grid import Positions
-from stemma.maps.mvt import Pool, Table
+from stemma.maps.mvt import Pool
 from stemma.maps.points import Points
+from stemma.maps.runs import Runs, runs
 from stemma.maps.varints import Integers, sizes
 
 TILE_BYTES = 500_000
@@ -66,47 +70,25 @@ class Tile:
 
     id: int
     zoom: int
-    content: bytes
+    pieces: tuple[Piece, ...]
     points: int
     exact: bool
 
-
-@dataclass(frozen=True, slots=True)
-class Runs:
-    """Tiles of one zoom as runs of points: tile i has those from `starts[i]` to before `ends[i]`."""
-
-    tiles: Integers
-    starts: Integers
-    ends: Integers
-
-    def __len__(self) -> int:
-        return len(self.tiles)
+    @property
+    def size(self) -> int:
+        """Bytes before compression."""
+        return sum(len(piece.content) for piece in self.pieces)
 
     @property
-    def counts(self) -> Integers:
-        """How many points each tile has."""
-        return self.ends - self.starts
+    def content(self) -> bytes:
+        """The tile in one piece."""
+        return b"".join(piece.content for piece in self.pieces)
 
-    def taken(self, places: Integers | slice) -> Runs:
-        """Some of the tiles."""
-        return Runs(self.tiles[places], self.starts[places], self.ends[places])
-
-    def chunks(self, points: int) -> Iterator[Runs]:
-        """Runs of neighbours with at most so many points together, or of one tile that has more."""
-        total = np.cumsum(self.counts)
-        start = 0
-        while start < len(self):
-            limit = points + (int(total[start - 1]) if start else 0)
-            end = max(start + 1, int(np.searchsorted(total, limit, side="right")))
-            yield self.taken(slice(start, end))
-            start = end
-
-
-def runs(points: Points, zoom: int) -> Runs:
-    """The tiles of a zoom that have points, by their place on the Hilbert curve of that zoom."""
-    tile = points.keys >> 2 * (grid.LEVELS - zoom)
-    starts = np.flatnonzero(np.diff(tile, prepend=-1))
-    return Runs(tile[starts], starts, np.append(starts[1:], len(tile)))
+    def compressed(self) -> bytes:
+        """The tile as it is stored."""
+        if len(self.pieces) == 1:
+            return compression.compress(self.pieces[0].content)
+        return compression.compress_pieces(self.pieces)
 
 
 class PointTiles:
@@ -116,7 +98,7 @@ class PointTiles:
         self._points = points
         self._layer = layer
         self._keys = b"".join(mvt.key_message(column.name) for column in points.columns)
-        self._values = Pool([mvt.value_message(value) for column in points.columns for value in column.values])
+        self._layouts = Layouts(points)
         self._least = _least_sizes(points)
         self._tags = CellTags(*(points.column(name) if name else None for name in (layer.category, layer.period)))
 
@@ -125,64 +107,40 @@ class PointTiles:
         """Every attribute that a cell may have."""
         return self._tags.names
 
-    def at(self, zoom: int, tiles: Runs | None = None) -> Iterator[list[Tile]]:
-        """Lists of tiles of a zoom, each tile once: all of them, or those named.
+    def at(
+        self, zoom: int, tiles: Runs | None = None, lent: Mapping[int, Lent] = MappingProxyType({})
+    ) -> Iterator[list[Tile]]:
+        """Lists of tiles of a zoom, each tile once: all of them, or those named; parts that are lent are not encoded.
 
         Raises CheckFailed(tile_over_budget) where even one cell with all its counts takes more than a tile may.
         """
         wanted = runs(self._points, zoom) if tiles is None else tiles
-        fits = self._least_bytes(zoom, wanted) <= self._layer.tile_bytes
+        # Most of what is too large need not be tried.
+        fits = self._least[wanted.ends] - self._least[wanted.starts] <= self._layer.tile_bytes
         too_large = [wanted.taken(np.flatnonzero(~fits))]
         for chunk in wanted.taken(np.flatnonzero(fits)).chunks(_EXACT_CHUNK):
-            encoded = self._exact(zoom, chunk)
-            small = np.array([len(tile.content) <= self._layer.tile_bytes for tile in encoded])
+            encoded = self._exact(zoom, chunk, lent)
+            small = np.array([tile.size <= self._layer.tile_bytes for tile in encoded])
             yield [encoded[place] for place in np.flatnonzero(small)]
             too_large.append(chunk.taken(np.flatnonzero(~small)))
         yield from self._counts(zoom, _joined(too_large))
 
-    def _least_bytes(self, zoom: int, tiles: Runs) -> Integers:
-        """What the points of each tile take at least, so that most of what is too large need not be tried."""
-        points = self._points
-        steps = np.zeros(len(points) + 1, np.int64)
-        for positions in (points.x, points.y):
-            # The distance from the corner, doubled by the zigzag form, takes a second byte from 64 on.
-            steps[1:] += _pixels(positions, zoom) >= 64
-        total = self._least + np.cumsum(steps)
-        return total[tiles.ends] - total[tiles.starts]
-
-    def _exact(self, zoom: int, chunk: Runs) -> list[Tile]:
-        points = self._points
-        places = mvt.between(chunk.starts, chunk.counts)
-        tile = np.repeat(np.arange(len(chunk)), chunk.counts)
-        attributes, table = self._attributes(places, tile, len(chunk))
-        features = mvt.encode_points(
-            points.ids[places], attributes, _pixels(points.x[places], zoom), _pixels(points.y[places], zoom)
-        )
-        values = self._values.picked(table.numbers).split(table.ends)
-        tables = [self._keys + of_tile for of_tile in values]
-        return self._assembled(zoom, chunk, features.split(np.cumsum(chunk.counts)), tables, exact=True)
-
-    def _attributes(self, places: Integers, tile: Integers, tiles: int) -> tuple[list[Integers], Table]:
-        """Where the values of each attribute stand in the value table of their tile (−1: none), and the tables."""
-        found: list[Integers] = []
-        owners, numbers = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-        before, first = np.zeros(tiles, np.int64), 0
-        for column in self._points.columns:
-            codes = column.codes[places].astype(np.int64)
-            some = np.flatnonzero(codes >= 0)
-            owner = tile[some]
-            table = mvt.tables(owner, codes[some], tiles, len(column.values))
-            of_column = np.full(len(places), -1, np.int64)
-            of_column[some] = before[owner] + table.places
-            found.append(of_column)
-            used = np.diff(table.ends, prepend=0)
-            owners.append(np.repeat(np.arange(tiles), used))
-            numbers.append(first + table.numbers)
-            before += used
-            first += len(column.values)
-        together = np.concatenate(owners)
-        order = np.argsort(together, kind="stable")
-        return found, Table(np.concatenate(numbers)[order], np.cumsum(before), together)
+    def _exact(self, zoom: int, chunk: Runs, lent: Mapping[int, Lent]) -> list[Tile]:
+        layout = self._layouts.of(chunk)
+        keys = chunk.tiles.tolist()
+        kept = [layout.lent(self._points, tile, lent[key]) if key in lent else [] for tile, key in enumerate(keys)]
+        features = layout.features(self._points, zoom, np.fromiter(map(len, kept), np.int64, len(kept)))
+        first = grid.first_tile_id(zoom)
+        tiles = []
+        for key, count, before, fresh, values in zip(
+            keys, chunk.counts.tolist(), kept, features, layout.tables, strict=True
+        ):
+            parts = [*(piece.content for piece in before), *fresh]
+            head, *_, tables = mvt.layer_pieces(self._layer.name, parts, self._keys + values)
+            pieces = (Piece(head), *before, *map(Piece, fresh), Piece(tables))
+            whole = pieces if len(parts) > 1 else (Piece(b"".join((head, *parts, tables))),)
+            tiles.append(Tile(first + key, zoom, whole, count, exact=True))
+        return tiles
 
     def _counts(self, zoom: int, group: Runs) -> Iterator[list[Tile]]:
         """Tiles of cells, of the finest grid that fits each."""
@@ -192,7 +150,7 @@ class PointTiles:
             too_large = []
             for chunk in group.chunks(_CELL_CHUNK):
                 encoded = self._cells(zoom, chunk, bits)
-                small = np.array([len(tile.content) <= self._layer.tile_bytes for tile in encoded])
+                small = np.array([tile.size <= self._layer.tile_bytes for tile in encoded])
                 yield [encoded[place] for place in np.flatnonzero(small)]
                 too_large.append(chunk.taken(np.flatnonzero(~small)))
             group = _joined(too_large)
@@ -230,24 +188,13 @@ class PointTiles:
             messages.picked(values.numbers).split(values.ends),
         )
         ends = np.searchsorted(tile_of_cell, np.arange(len(chunk)), side="right")
-        return self._assembled(zoom, chunk, features.split(ends), tables, exact=False)
-
-    def _assembled(
-        self, zoom: int, chunk: Runs, features: Iterable[bytes], tables: Iterable[bytes], *, exact: bool
-    ) -> list[Tile]:
-        name = self._layer.name if exact else self._layer.cells
-        first = grid.first_tile_id(zoom)
+        first_id = grid.first_tile_id(zoom)
         return [
-            Tile(first + key, zoom, mvt.layer_message(name, of_features, of_tables), count, exact)
-            for key, count, of_features, of_tables in zip(
-                chunk.tiles.tolist(), chunk.counts.tolist(), features, tables, strict=True
+            Tile(first_id + key, zoom, (Piece(mvt.layer_message(self._layer.cells, *parts)),), count, exact=False)
+            for key, count, *parts in zip(
+                chunk.tiles.tolist(), chunk.counts.tolist(), features.split(ends), tables, strict=True
             )
         ]
-
-
-def _pixels(positions: Positions, zoom: int) -> Integers:
-    """Where in its tile a position is, in tile units."""
-    return (positions >> grid.LEVELS - zoom - grid.EXTENT_BITS & grid.EXTENT - 1).astype(np.int64)
 
 
 def _centres(positions: Positions, level: int, bits: int) -> Integers:

@@ -38,8 +38,12 @@ class Reason(IntEnum):
         return self.name.lower()
 
 
-RELEASED = (Reason.REPAIRED, Reason.KEPT)
 REJECTED = (Reason.NO_COORDINATE, Reason.OUT_OF_BOUNDS, Reason.DUPLICATE, Reason.SUPPRESSED)
+
+
+def released(reasons: NDArray[np.int8]) -> NDArray[np.bool_]:
+    """Which rows are on the map, or will be if nothing else speaks against them."""
+    return reasons >= Reason.REPAIRED
 
 
 @dataclass(frozen=True, slots=True)

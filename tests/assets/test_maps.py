@@ -169,6 +169,23 @@ def test_a_source_that_cannot_be_cleaned_leaves_what_is_served(
     assert "2026-02.csv has no column type" in why["reason"]
 
 
+def test_a_changed_month_is_the_only_one_that_is_read_again(
+    crimes: Layer, build: Build, settings: Settings, files: FileStore, tmp_path: Path
+) -> None:
+    folder = settings.home / "maps" / crimes.id
+    build(crimes)
+    before = {path.name: path.stat().st_ino for path in folder.iterdir() if path.is_file()}
+    write_month(tmp_path / "crimes", "2026-02", (2.3, 48.8))
+    build(crimes)
+    after = {path.name: path.stat().st_ino for path in folder.iterdir() if path.is_file()}
+    assert len(before) == len(after) == 2
+    assert len(before.items() & after.items()) == 1
+    next(iter(folder.glob("[0-9a-f]*"))).write_bytes(b"damaged")
+    write_month(tmp_path / "crimes", "2026-02", (2.4, 48.8))
+    build(crimes)
+    assert [month.kept for month in cleaning.get_cleaned(files, crimes.id).months] == [10, 5]
+
+
 def test_a_damaged_archive_is_built_again(crimes: Layer, build: Build, database: Database, files: FileStore) -> None:
     build(crimes)
     archive = served(database, crimes)
