@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import html
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +15,12 @@ import pytest
 from api.app import create_app
 from stemma.access.keys import IssuedKey
 from stemma.access.permissions import Role
+from stemma.ledger.receipts import Materialization, sync
+from stemma.ledger.service import Ledger
 from stemma.maps.catalog import BuiltArchive
 from stemma.maps.decoding import decode
 from stemma.store.database import Database, DatabaseUrls
+from stemma.store.outputs import Artifact
 from stemma.store.settings import Settings
 
 ARCHIVE = "/api/v1/map/crimes.pmtiles"
@@ -24,10 +29,11 @@ PAGE = {"Accept": "text/html"}
 
 @dataclass(frozen=True)
 class Maps:
-    """A studio with layers, a client that may do everything, and the headers of a viewer."""
+    """A studio with layers and the receipt of one, a client that may do everything, and the headers of a viewer."""
 
     client: httpx.Client
     built: dict[str, BuiltArchive]
+    made: Materialization
     viewer: dict[str, str]
 
 
@@ -39,14 +45,20 @@ def maps(
     serve: Any,
     issue_key: Callable[..., IssuedKey],
     build_layers: Callable[[Settings, Database], dict[str, BuiltArchive]],
+    new_materialization: Callable[..., Materialization],
 ) -> Iterator[Maps]:
     urls = new_database()
     settings = Settings(home=tmp_path_factory.mktemp("maps"), ff_map_pipeline=True)
     with Database(urls) as database:
         built = build_layers(settings, database)
+        crimes = built["crimes"]
+        tiles = Artifact(crimes.path, "application/vnd.pmtiles", crimes.sha256, crimes.size)
+        with Ledger(urls, settings) as ledger:
+            made = new_materialization("maps/tiles", crimes.run_id, partition="crimes", artifacts=(tiles,))
+            sync(database, ledger, [made])
         viewer = issue_key(settings, urls, role=Role.VIEWER)
         with serve(create_app(settings, database=database)) as client:
-            yield Maps(client, built, {"Authorization": f"Bearer {viewer.key}"})
+            yield Maps(client, built, made, {"Authorization": f"Bearer {viewer.key}"})
     drop_database(urls)
 
 
@@ -110,12 +122,28 @@ def test_tilejson_leads_to_tiles_that_hold_every_row_of_the_ledger(maps: Maps) -
     assert maps.client.get("/api/v1/map/crimes/99/0/0.mvt").status_code == 404
 
 
+def test_the_receipt_is_that_of_the_archive(maps: Maps) -> None:
+    assert maps.client.get("/api/v1/map/crimes").json()["receipt"] == str(maps.made.receipt)
+    assert maps.client.get("/api/v1/map/streets").json()["receipt"] is None
+    page = maps.client.get("/play/map?about=crimes", headers=PAGE).text
+    assert f"/receipts/maps/tiles?receipt={maps.made.receipt}" in page
+
+
 def test_the_page_says_in_tables_what_the_map_shows(maps: Maps) -> None:
     page = maps.client.get("/play/map?about=crimes", headers=PAGE).text
     for told in ("Row ledger", "3,006 rows", "Burglary", "2020-02", "Made up by a test", maps.built["crimes"].sha256):
         assert told in page
     following = maps.client.get("/play/map?about=wards", headers=PAGE).text
     assert "Red" in following and "members only" in following
+
+
+def test_features_come_in_pages(maps: Maps) -> None:
+    first = maps.client.get("/play/map?about=crimes", headers=PAGE).text
+    (following,) = re.findall(r'rel="next" href="([^"#]+)', first)
+    second = maps.client.get(html.unescape(following), headers=PAGE).text
+    ids = [set(re.findall(r"<code>(\d+)</code>", page)) for page in (first, second)]
+    assert [len(found) for found in ids] == [10, 10] and not ids[0] & ids[1]
+    assert maps.client.get("/play/map?about=crimes&cursor=x", headers=PAGE).status_code == 422
 
 
 def test_an_empty_studio_says_how_to_begin(client: httpx.Client) -> None:
