@@ -1,17 +1,19 @@
 """Gzip, the one compression of tiles and directories: the same bytes from the same input, at any time.
 
 zlib-ng makes tiles smaller than zlib does, in less than half of its time. Large tiles are compressed in pieces, each by
-itself, whose lengths stand in the member's extra field (RFC 1952, §2.3.1.1): a piece that a change does not touch is
-copied as it is. For every reader it is one ordinary member.
+itself, of which the member's extra field tells (RFC 1952, §2.3.1.1): a piece that a change does not touch is copied as
+it is, without being unpacked. For every reader it is one ordinary member.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zlib_ng import zlib_ng
+
+from stemma.maps import crc32
 
 _GZIP = 31
 _LEVEL = 6
@@ -20,6 +22,7 @@ _HEADER = b"\x1f\x8b"
 # Deflate with an extra field, no time, no word on the system.
 _PIECES_HEADER = b"\x1f\x8b\x08\x04\0\0\0\0\0\xff"
 _PIECES = b"St"
+_PIECE = struct.Struct("<3I")
 _START = len(_PIECES_HEADER) + 6
 
 
@@ -35,31 +38,26 @@ def compress(data: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some bytes, and what they are compressed where that is known."""
+    """A piece as it is stored: its stream, the size of its content, and the CRC-32 of all after the first one."""
 
-    content: bytes
-    packed: bytes | None = None
-
-    @classmethod
-    def unpacked(cls, packed: bytes) -> Piece:
-        """The piece that `pieces` gave; raises ValueError where it is damaged."""
-        try:
-            return cls(bytes(zlib_ng.decompressobj(_RAW).decompress(packed)), packed)
-        except zlib_ng.error as error:  # type: ignore[misc]  # typed as an instance
-            raise ValueError(f"The gzip data are damaged: {error}.") from error
+    stream: bytes
+    size: int
+    checksum: int
 
 
-def compress_pieces(pieces: Iterable[Piece]) -> bytes:
-    """One gzip member whose pieces can be told apart; the last one is compressed anew."""
-    *first, last = pieces
-    packed = [piece.packed or _deflated(piece.content, zlib_ng.Z_SYNC_FLUSH) for piece in first]
-    packed.append(_deflated(last.content, zlib_ng.Z_FINISH))
-    lengths = struct.pack(f"<{len(packed)}I", *map(len, packed))
-    field = struct.pack("<H", 4 + len(lengths)) + _PIECES + struct.pack("<H", len(lengths)) + lengths
-    checksum, length = 0, 0
-    for piece in (*first, last):
-        checksum, length = zlib_ng.crc32(piece.content, checksum), length + len(piece.content)
-    return b"".join((_PIECES_HEADER, field, *packed, struct.pack("<2I", checksum, length)))
+def compress_pieces(first: bytes, stored: Sequence[Piece], others: Sequence[bytes]) -> bytes:
+    """One gzip member of several pieces: one that always changes, some that are stored already, and the others."""
+    pieces = [Piece(_deflated(first, zlib_ng.Z_SYNC_FLUSH), len(first), 0), *stored]
+    for place, content in enumerate(others, start=1):
+        ending = zlib_ng.Z_FINISH if place == len(others) else zlib_ng.Z_SYNC_FLUSH
+        checksum = zlib_ng.crc32(content, pieces[-1].checksum)
+        pieces.append(Piece(_deflated(content, ending), len(content), checksum))
+    told = b"".join(_PIECE.pack(len(piece.stream), piece.size, piece.checksum) for piece in pieces)
+    field = struct.pack("<H", 4 + len(told)) + _PIECES + struct.pack("<H", len(told)) + told
+    size = sum(piece.size for piece in pieces)
+    checksum = crc32.joined(zlib_ng.crc32(first), pieces[-1].checksum, size - len(first))
+    streams = (piece.stream for piece in pieces)
+    return b"".join((_PIECES_HEADER, field, *streams, struct.pack("<2I", checksum, size)))
 
 
 def _deflated(data: bytes, ending: int) -> bytes:
@@ -67,15 +65,14 @@ def _deflated(data: bytes, ending: int) -> bytes:
     return bytes(compressor.compress(data) + compressor.flush(ending))
 
 
-def pieces(data: bytes) -> list[bytes]:
-    """The pieces of a member as they are compressed; none where it was not made by `compress_pieces`."""
+def pieces_of(data: bytes) -> list[Piece]:
+    """The pieces of a member; none where it was not made by `compress_pieces`."""
     if data[: len(_PIECES_HEADER)] != _PIECES_HEADER or data[_START - 4 : _START - 2] != _PIECES:
         return []
-    size = int.from_bytes(data[_START - 2 : _START], "little")
-    start = _START + size
+    start = _START + int.from_bytes(data[_START - 2 : _START], "little")
     found = []
-    for (length,) in struct.iter_unpack("<I", data[_START:start]):
-        found.append(data[start : start + length])
+    for length, size, checksum in _PIECE.iter_unpack(data[_START:start]):
+        found.append(Piece(data[start : start + length], size, checksum))
         start += length
     return found
 

@@ -16,19 +16,18 @@ from stemma.maps import grid, mvt
 from stemma.maps.compression import Piece
 from stemma.maps.grid import Positions
 from stemma.maps.mvt import Pool
-from stemma.maps.points import Points
+from stemma.maps.points import BATCH_BITS, Points
 from stemma.maps.runs import Runs
 from stemma.maps.varints import Integers
 
-BATCH_BITS = 32
-PART_POINTS = 2048
+PART_POINTS = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Lent:
-    """What the archive before has of a tile: its pieces, compressed, and the first batch in which a point changed."""
+    """What the archive before has of a tile, and the first batch in which a point of it changed."""
 
-    pieces: Sequence[bytes]
+    pieces: Sequence[Piece]
     changed: int
 
 
@@ -54,8 +53,8 @@ class Layout:
         start, end = np.searchsorted(self.tile, (tile, tile + 1))
         before = points.ids[self.places[start:end]] >> BATCH_BITS < lent.changed
         # The first piece is what comes before the features, the last one the tables.
-        same = min(int(before.sum()) // PART_POINTS, len(lent.pieces) - 2)
-        return [Piece.unpacked(packed) for packed in lent.pieces[1 : 1 + same]]
+        same = min(int(before.sum()) // PART_POINTS, int(self.parts[tile]), len(lent.pieces) - 2)
+        return list(lent.pieces[1 : 1 + same])
 
     def features(self, points: Points, zoom: int, without: Integers) -> list[list[bytes]]:
         """The features of each tile in parts, but for the first `without[tile]` parts."""

@@ -21,16 +21,15 @@ from stemma.errors import InvalidInput
 from stemma.maps import grid, privacy
 from stemma.maps.grid import Floats
 from stemma.maps.layers import Layer
-from stemma.maps.points import Column, Points
+from stemma.maps.points import BATCH_BITS, Column, Points
 from stemma.maps.row_ledger import Reason, RowLedger, released
 from stemma.maps.sources import Rows, read, source_files
 from stemma.maps.varints import Integers
 
 ID, GEOMETRY = "stemma_id", "geometry"
-_ROW_BITS = 32
 _GEO_VERSION = "1.1.0"
 # What is judged of a row, beside the columns of the source.
-_REASON, _DETAIL, _X, _Y = "stemma_reason", "stemma_detail", "stemma_x", "stemma_y"
+_KEY, _REASON, _DETAIL, _X, _Y = "stemma_key", "stemma_reason", "stemma_detail", "stemma_x", "stemma_y"
 _WKB_POINT = np.dtype([("order", "u1"), ("kind", "<u4"), ("x", "<f8"), ("y", "<f8")])
 
 _TYPES = {"text": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
@@ -59,12 +58,22 @@ class Features:
 
     def write(self, path: Path, quarantine: Path) -> None:
         """Write the features as GeoParquet 1.1 and the rejected rows as Parquet."""
-        shapes = shapely.from_wkb(self.table[GEOMETRY].to_numpy(zero_copy_only=False))
-        kinds = sorted({shape.geom_type for shape in shapes})
-        described = {"encoding": "WKB", "geometry_types": kinds, "bbox": list(map(float, shapely.total_bounds(shapes)))}
+        kinds, bounds = _extent(self.table[GEOMETRY])
+        described = {"encoding": "WKB", "geometry_types": kinds, "bbox": bounds}
         geo = {"version": _GEO_VERSION, "primary_column": GEOMETRY, "columns": {GEOMETRY: described}}
         parquet.write_table(self.table.replace_schema_metadata({"geo": json.dumps(geo)}), path, compression="zstd")
         parquet.write_table(self.rejected, quarantine, compression="zstd")
+
+
+def _extent(geometry: pa.ChunkedArray) -> tuple[list[str], list[float]]:
+    """The kinds of geometry in a column of WKB, and what holds them all: west, south, east, north."""
+    plain = _plain(geometry)
+    if plain is not None:
+        x, y = plain["x"], plain["y"]
+        return ["Point"], [float(edge) for edge in (x.min(), y.min(), x.max(), y.max())]
+    shapes = shapely.from_wkb(geometry.to_numpy(zero_copy_only=False))
+    _, examples = np.unique(shapely.get_type_id(shapes), return_index=True)
+    return sorted(shape.geom_type for shape in shapes[examples]), shapely.total_bounds(shapes).tolist()
 
 
 @dataclass(slots=True)
@@ -86,8 +95,8 @@ class _Draft:
 class Judged:
     """A file whose rows were judged without looking at any other file, so that it need not be read again.
 
-    `table` has a row for each of the file's: the columns that the layer names, a reason, a detail, and of rows that are
-    good so far the place: longitude and latitude of points, snapped where the layer is gated, or a shape as WKB.
+    `table` has a row for each of the file's: the attributes, the id without blanks, a reason, a detail, and of rows
+    that are good the place: longitude and latitude of points, snapped where the layer is gated, or a shape as WKB.
     """
 
     name: str
@@ -100,7 +109,7 @@ class Judged:
     @property
     def ids(self) -> NDArray[np.int64]:
         """The id that each row has if it is released."""
-        return (_month_number(self.partition) << _ROW_BITS) + np.arange(len(self))
+        return (_month_number(self.partition) << BATCH_BITS) + np.arange(len(self))
 
     def packed(self) -> bytes:
         """The same as an Arrow stream."""
@@ -148,7 +157,10 @@ def judge(layer: Layer, rows: Rows) -> Judged:
     draft.reject(~np.isin(shapely.get_type_id(shapes), _KINDS[layer.kind]), Reason.NO_COORDINATE, "wrong_geometry")
     _mend(layer, draft)
     _judge_places(layer, draft)
-    columns = {name: rows.table[name] for name in rows.table.column_names}
+    columns = {name: rows.table[name] for name in dict.fromkeys(layer.sources.values())}
+    if layer.columns.id is not None:
+        key = compute.utf8_trim_whitespace(_text(rows.table[layer.columns.id]))
+        columns[_KEY] = compute.if_else(compute.equal(key, ""), None, key)
     details = pa.array(draft.details, pa.string())
     judged = {**columns, _REASON: pa.array(draft.reasons), _DETAIL: details, **_places(layer, draft)}
     return Judged(rows.file.path.name, rows.file.partition, pa.table(judged))
@@ -275,11 +287,9 @@ def _duplicates(layer: Layer, files: Sequence[Judged], reasons: NDArray[np.int8]
     """Of rows with the same id, all but the first: across all files, in the order of months."""
     if layer.columns.id is None:
         return np.zeros(0, np.int64)
-    texts = pa.concat_tables([pa.table({ID: _text(item.table[layer.columns.id])}) for item in files])[ID]
-    ids = compute.utf8_trim_whitespace(texts).combine_chunks()
-    codes = compute.fill_null(ids.dictionary_encode().indices, -1).to_numpy()
-    lengths = np.asarray(compute.fill_null(compute.utf8_length(ids), 0).to_numpy())
-    candidates = np.flatnonzero(released(reasons) & (codes >= 0) & (lengths > 0))
+    ids = pa.chunked_array([chunk for item in files for chunk in item.table[_KEY].chunks], pa.string())
+    codes = compute.fill_null(ids.combine_chunks().dictionary_encode().indices, -1).to_numpy()
+    candidates = np.flatnonzero(released(reasons) & (codes >= 0))
     _, first = np.unique(codes[candidates], return_index=True)
     again = np.ones(len(candidates), bool)
     again[first] = False
@@ -351,13 +361,14 @@ def _rejected(files: Sequence[Judged], reasons: NDArray[np.int8], details: NDArr
     places = np.flatnonzero(~released(reasons))
     ends = np.cumsum([len(item) for item in files])
     of_files = _by_file(places, ends)
-    names = [item.name for item, rows in zip(files, of_files, strict=True) for _ in range(len(rows))]
+    names = np.repeat([item.name for item in files], [len(rows) for rows in of_files])
+    labels = np.array(["", *(reason.label for reason in Reason)])
     return pa.table(
         {
             "file": pa.array(names, pa.string()),
             "row": pa.array(np.concatenate(of_files) + 1, pa.int64()),
-            "reason": pa.array([Reason(reason).label for reason in reasons[places].tolist()], pa.string()),
-            "detail": pa.array(details[places].tolist(), pa.string()),
+            "reason": pa.array(labels[reasons[places]], pa.string()),
+            "detail": pa.array(details[places], pa.string()),
         }
     )
 
@@ -373,22 +384,46 @@ def to_points(table: pa.Table, layer: Layer) -> Points:
     return Points.of(table[ID].to_numpy(), *coordinates(table[GEOMETRY]), columns)
 
 
+def same_batches(before: pa.Table, after: pa.Table) -> list[int]:
+    """The batches (months, as ids count them) whose features are the same in two tables of `Features`."""
+    old, new = _batches(before), _batches(after)
+    return [batch for batch in sorted(old.keys() & new.keys()) if old[batch].equals(new[batch])]
+
+
+def without(table: pa.Table, batches: Sequence[int]) -> pa.Table:
+    """The features of the other batches."""
+    return table.filter(pa.array(~np.isin(table[ID].to_numpy() >> BATCH_BITS, batches)))
+
+
+def _batches(table: pa.Table) -> dict[int, pa.Table]:
+    batch = table[ID].to_numpy() >> BATCH_BITS
+    starts = np.flatnonzero(np.diff(batch, prepend=-1))
+    ends = np.append(starts[1:], len(batch))
+    return {int(batch[start]): table.slice(start, end - start) for start, end in zip(starts, ends, strict=True)}
+
+
 def coordinates(points: pa.ChunkedArray) -> tuple[Floats, Floats]:
-    """Longitude and latitude of points in WKB (OGC 06-103r4, §8.2), without a shape in memory for each."""
-    arrays = [_plain_points(chunk) for chunk in points.chunks]
-    if all(array is not None for array in arrays):
-        read = np.concatenate([*arrays, np.zeros(0, _WKB_POINT)])
-        return read["x"].copy(), read["y"].copy()
+    """Longitude and latitude of points in WKB."""
+    plain = _plain(points)
+    if plain is not None:
+        return plain["x"].copy(), plain["y"].copy()
     shapes = shapely.from_wkb(points.to_numpy(zero_copy_only=False))
     return shapely.get_x(shapes), shapely.get_y(shapes)
 
 
-def _plain_points(points: pa.BinaryArray) -> NDArray[np.void] | None:
-    """The points of an array, where all are little-endian, flat and without a reference system."""
-    if points.type != pa.binary() or points.null_count:
+def _plain(geometry: pa.ChunkedArray) -> NDArray[np.void] | None:
+    """A column of WKB (OGC 06-103r4, §8.2) without a shape in memory for each row.
+
+    None where not all are points, little-endian, flat and without a reference system.
+    """
+    arrays = [_plain_chunk(chunk) for chunk in geometry.chunks]
+    found = [array for array in arrays if array is not None]
+    return np.concatenate(found) if found and len(found) == len(arrays) else None
+
+
+def _plain_chunk(points: pa.BinaryArray) -> NDArray[np.void] | None:
+    if points.type != pa.binary() or points.null_count or not len(points):
         return None
-    if not len(points):
-        return np.zeros(0, _WKB_POINT)
     _, ends, data = points.buffers()
     offsets = np.frombuffer(ends, np.int32)[points.offset : points.offset + len(points) + 1]
     if (np.diff(offsets) != _WKB_POINT.itemsize).any():

@@ -8,7 +8,7 @@ month with a change are copied (`exact`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from stemma.errors import InvalidInput
 from stemma.maps import compression, grid, mvt
 from stemma.maps.building import Built, Figures, Provenance, compressed, finish, mixed_bits
-from stemma.maps.exact import BATCH_BITS, Lent
+from stemma.maps.exact import Lent
 from stemma.maps.pmtiles import Archive, ArchiveWriter
 from stemma.maps.point_tiles import PointLayer, PointTiles, Tile
-from stemma.maps.points import Points
-from stemma.maps.runs import runs
+from stemma.maps.points import BATCH_BITS, Points
+from stemma.maps.runs import Runs, runs
 from stemma.maps.varints import Integers
 
 _BEGINNING = 300
@@ -38,27 +38,33 @@ class Rebuilt:
 
 
 def rebuild_points(
-    path: Path, previous: Path, before: Points, after: Points, layer: PointLayer, provenance: Provenance
+    path: Path,
+    previous: Path,
+    before: Points,
+    after: Points,
+    layer: PointLayer,
+    provenance: Provenance,
+    same: Sequence[int] = (),
 ) -> Rebuilt:
     """Write the archive of `after` to `path`, which may be `previous`: the archive of `before` by the same layer.
 
-    The bytes are those of `build_points`. Raises what that raises, and InvalidInput(archive_stale) where `previous` is
-    not of `before`.
+    `same` names batches that are known not to have changed (`features.same_batches`); `before` may lack them. The bytes
+    are those of `build_points`. Raises what that raises, and InvalidInput(archive_stale) where `previous` is not of
+    `before`.
     """
     tiles = PointTiles(after, layer)
-    changed = changes(before, after)
+    changed = changes(before, after, same)
     figures = Figures()
     encoded = copied = 0
     with Archive(previous) as archive, ArchiveWriter(path) as writer:
         stored = dict(archive.stored())
-        for tile, data in compressed(_touched(tiles, after, layer, stored, changed)):
+        touched, kept = _divided(after, layer, changed)
+        for tile, data in compressed(_encoded(tiles, touched, stored, changed)):
             writer.add(tile.id, data)
             figures.add(tile.zoom, tile.size, tile.points, exact=tile.exact)
             encoded += 1
-        for zoom in range(layer.min_zoom, layer.max_zoom + 1):
-            wanted = runs(after, zoom)
-            kept = wanted.taken(np.flatnonzero(~np.isin(wanted.tiles, changed.tiles(zoom))))
-            for key, count in zip(kept.tiles.tolist(), kept.counts.tolist(), strict=True):
+        for zoom, others in kept.items():
+            for key, count in zip(others.tiles.tolist(), others.counts.tolist(), strict=True):
                 tile_id = grid.first_tile_id(zoom) + key
                 if tile_id not in stored:
                     raise InvalidInput("archive_stale", f"{previous.name} was not made of the features before.")
@@ -70,19 +76,29 @@ def rebuild_points(
     return Rebuilt(built, encoded, copied)
 
 
-def _touched(
-    tiles: PointTiles, after: Points, layer: PointLayer, stored: Mapping[int, bytes], changed: Changes
-) -> Iterator[list[Tile]]:
-    """The tiles that a change touches, with what the archive before lends to them."""
+def _divided(after: Points, layer: PointLayer, changed: Changes) -> tuple[dict[int, Runs], dict[int, Runs]]:
+    """The tiles of each zoom that a change touches, and the others."""
+    touched, kept = {}, {}
     for zoom in range(layer.min_zoom, layer.max_zoom + 1):
         wanted = runs(after, zoom)
-        touched = wanted.taken(np.flatnonzero(np.isin(wanted.tiles, changed.tiles(zoom))))
-        yield from tiles.at(zoom, touched, _lent(stored, zoom, changed))
+        differ = np.isin(wanted.tiles, changed.tiles(zoom))
+        touched[zoom], kept[zoom] = wanted.taken(np.flatnonzero(differ)), wanted.taken(np.flatnonzero(~differ))
+    return touched, kept
+
+
+def _encoded(
+    tiles: PointTiles, touched: Mapping[int, Runs], stored: Mapping[int, bytes], changed: Changes
+) -> Iterator[list[Tile]]:
+    for zoom, wanted in touched.items():
+        yield from tiles.at(zoom, wanted, _lent(stored, zoom, changed))
 
 
 def _lent(stored: Mapping[int, bytes], zoom: int, changed: Changes) -> dict[int, Lent]:
+    """What the tiles of the archive before lend to those that differ."""
     first = grid.first_tile_id(zoom)
-    found = ((key, batch, compression.pieces(stored.get(first + key, b""))) for key, batch in changed.batches_of(zoom))
+    found = (
+        (key, batch, compression.pieces_of(stored.get(first + key, b""))) for key, batch in changed.batches_of(zoom)
+    )
     return {key: Lent(pieces, batch) for key, batch, pieces in found if pieces}
 
 
@@ -112,25 +128,19 @@ class Changes:
             yield from zip(tile[starts].tolist(), np.minimum.reduceat(self.batches, starts).tolist(), strict=True)
 
 
-def changes(before: Points, after: Points) -> Changes:
-    """The points that came, went or changed; batches whose points together are the same are not looked at in detail."""
+def changes(before: Points, after: Points, same: Sequence[int] = ()) -> Changes:
+    """The points that came, went or changed in other batches than those that are known to be the same."""
+    before, after = (_others(points, same) for points in (before, after))
     old, new = _fingerprints(before), _fingerprints(after)
     old_batches, new_batches = before.ids >> BATCH_BITS, after.ids >> BATCH_BITS
-    old_sums, new_sums = _sums(old_batches, old), _sums(new_batches, new)
-    differing = [batch for batch in old_sums.keys() | new_sums.keys() if old_sums.get(batch) != new_sums.get(batch)]
-    gone, come = (np.flatnonzero(np.isin(batches, differing)) for batches in (old_batches, new_batches))
-    gone, come = gone[~np.isin(old[gone], new[come])], come[~np.isin(new[come], old[gone])]
+    gone, come = np.flatnonzero(~np.isin(old, new)), np.flatnonzero(~np.isin(new, old))
     keys = np.concatenate((before.keys[gone], after.keys[come]))
     order = np.argsort(keys, kind="stable")
     return Changes(keys[order], np.concatenate((old_batches[gone], new_batches[come]))[order])
 
 
-def _sums(batches: Integers, fingerprints: NDArray[np.uint64]) -> dict[int, int]:
-    """The sum of fingerprints modulo 2^64 by batch."""
-    known, place = np.unique(batches, return_inverse=True)
-    sums = np.zeros(len(known), np.uint64)
-    np.add.at(sums, place, fingerprints)
-    return dict(zip(known.tolist(), sums.tolist(), strict=True))
+def _others(points: Points, batches: Sequence[int]) -> Points:
+    return points.taken(np.flatnonzero(~np.isin(points.ids >> BATCH_BITS, batches))) if batches else points
 
 
 def _fingerprints(points: Points) -> NDArray[np.uint64]:

@@ -22,13 +22,16 @@ VERSION: Final = "1"
 
 
 def judge_files(layer: Layer, files: Sequence[SourceFile], kept: MutableMapping[str, bytes]) -> list[Judged]:
-    """Judge the files of a layer; those that `kept` knows by `key_of` are not read, the others are added to it.
+    """Judge the files of a layer; those that `kept` has are not read, the others are added to it.
 
-    Raises what `sources.read` raises. What is damaged is read anew.
+    Keys are fingerprints (hexadecimal) of the file and of what the layer says of reading it. What is damaged is read
+    anew. Raises what `sources.read` raises.
     """
+    frame = _frame(layer)
     judged = []
     for file in files:
-        key = key_of(layer, file)
+        said = [*frame, file.path.name, file.partition, *(part.sha256 for part in file.inputs)]
+        key = hashlib.sha256(json.dumps(said).encode()).hexdigest()
         found = _parsed(kept.get(key))
         if found is None:
             found = judge(layer, read(layer, file))
@@ -37,14 +40,12 @@ def judge_files(layer: Layer, files: Sequence[SourceFile], kept: MutableMapping[
     return judged
 
 
-def key_of(layer: Layer, file: SourceFile) -> str:
-    """A fingerprint (hexadecimal) of all that `judge` follows from: the file, and what the layer says of reading it."""
+def _frame(layer: Layer) -> list[object]:
+    """All that `judge` follows from beside the file: what the layer says of reading it."""
     described = layer.model_dump(
         mode="json", include={"kind", "columns", "attributes", "bounds", "privacy", "incidents"}
     )
-    source = [layer.source.encoding, layer.source.crs]
-    said = [VERSION, described, source, file.path.name, file.partition, [part.sha256 for part in file.inputs]]
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    return [VERSION, described, layer.source.encoding, layer.source.crs]
 
 
 def _parsed(data: bytes | None) -> Judged | None:

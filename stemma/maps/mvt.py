@@ -47,19 +47,20 @@ def key_message(key: str) -> bytes:
     return _KEYS + varints.one(len(text)) + text
 
 
-def layer_pieces(name: str, features: Sequence[bytes], tables: bytes) -> list[bytes]:
-    """A layer as it stands in a tile: what comes before the features, encoded features, and the key and value tables
-    that their tags point into.
+def layer_frame(name: str, size: int, tables: bytes) -> tuple[bytes, bytes]:
+    """What stands in a tile before and after the features of a layer, which have `size` bytes; `tables` are the key and
+    value tables that their tags point into.
     """
     text = name.encode()
     named = _NAME + varints.one(len(text)) + text
-    length = len(named) + sum(map(len, features)) + len(tables) + len(_TAIL)
-    return [_LAYER + varints.one(length) + named, *features, tables + _TAIL]
+    length = len(named) + size + len(tables) + len(_TAIL)
+    return _LAYER + varints.one(length) + named, tables + _TAIL
 
 
 def layer_message(name: str, features: bytes, tables: bytes) -> bytes:
-    """The same in one piece."""
-    return b"".join(layer_pieces(name, (features,), tables))
+    """A layer as it stands in a tile."""
+    before, after = layer_frame(name, len(features), tables)
+    return before + features + after
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ circle over the edge of its tile and skips points outside it, so that a buffer w
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -66,29 +66,33 @@ class PointLayer:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One encoded tile, not compressed; `exact` says whether it holds its `points` or counts them."""
+    """One encoded tile, not compressed; `exact` says whether it holds its `points` or counts them.
+
+    A large one comes in pieces: the beginning, those that the archive before has, and the others.
+    """
 
     id: int
     zoom: int
-    pieces: tuple[Piece, ...]
     points: int
     exact: bool
+    beginning: bytes
+    stored: Sequence[Piece] = ()
+    others: Sequence[bytes] = ()
 
     @property
     def size(self) -> int:
         """Bytes before compression."""
-        return sum(len(piece.content) for piece in self.pieces)
+        return len(self.beginning) + sum(piece.size for piece in self.stored) + sum(map(len, self.others))
 
-    @property
-    def content(self) -> bytes:
-        """The tile in one piece."""
-        return b"".join(piece.content for piece in self.pieces)
+    def whole(self) -> Tile:
+        """The same in one piece."""
+        return replace(self, beginning=b"".join((self.beginning, *self.others)), others=())
 
     def compressed(self) -> bytes:
         """The tile as it is stored."""
-        if len(self.pieces) == 1:
-            return compression.compress(self.pieces[0].content)
-        return compression.compress_pieces(self.pieces)
+        if self.others:
+            return compression.compress_pieces(self.beginning, self.stored, self.others)
+        return compression.compress(self.beginning)
 
 
 class PointTiles:
@@ -132,14 +136,13 @@ class PointTiles:
         features = layout.features(self._points, zoom, np.fromiter(map(len, kept), np.int64, len(kept)))
         first = grid.first_tile_id(zoom)
         tiles = []
-        for key, count, before, fresh, values in zip(
+        for key, count, stored, fresh, values in zip(
             keys, chunk.counts.tolist(), kept, features, layout.tables, strict=True
         ):
-            parts = [*(piece.content for piece in before), *fresh]
-            head, *_, tables = mvt.layer_pieces(self._layer.name, parts, self._keys + values)
-            pieces = (Piece(head), *before, *map(Piece, fresh), Piece(tables))
-            whole = pieces if len(parts) > 1 else (Piece(b"".join((head, *parts, tables))),)
-            tiles.append(Tile(first + key, zoom, whole, count, exact=True))
+            size = sum(piece.size for piece in stored) + sum(map(len, fresh))
+            beginning, end = mvt.layer_frame(self._layer.name, size, self._keys + values)
+            tile = Tile(first + key, zoom, count, True, beginning, stored, [*fresh, end])
+            tiles.append(tile if len(stored) + len(fresh) > 1 else tile.whole())
         return tiles
 
     def _counts(self, zoom: int, group: Runs) -> Iterator[list[Tile]]:
@@ -190,7 +193,7 @@ class PointTiles:
         ends = np.searchsorted(tile_of_cell, np.arange(len(chunk)), side="right")
         first_id = grid.first_tile_id(zoom)
         return [
-            Tile(first_id + key, zoom, (Piece(mvt.layer_message(self._layer.cells, *parts)),), count, exact=False)
+            Tile(first_id + key, zoom, count, False, mvt.layer_message(self._layer.cells, *parts))
             for key, count, *parts in zip(
                 chunk.tiles.tolist(), chunk.counts.tolist(), features.split(ends), tables, strict=True
             )

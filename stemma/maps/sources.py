@@ -300,6 +300,10 @@ def _read_ogr(path: Path) -> tuple[pa.Table, NDArray[np.object_], str | None]:
 
 
 def _as_rows(layer: Layer, file: SourceFile, table: pa.Table, shapes: NDArray[np.object_], crs: str | None) -> Rows:
+    if not len(shapes) and not table.column_names:
+        # GeoJSON without features names no columns either.
+        none = pa.table({column: pa.array([], pa.string()) for column in _wanted(layer)})
+        return Rows(file, none, np.zeros(0, object), {})
     _require(file.path.name, _wanted(layer), table.column_names)
     if crs is None and layer.source.crs is None:
         raise InvalidInput("crs_missing", f"{file.path.name} does not say its coordinate system.", field="source.crs")

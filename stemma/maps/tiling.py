@@ -21,7 +21,7 @@ from stemma.maps.building import Built, Provenance
 from stemma.maps.catalog import BuiltArchive
 from stemma.maps.check import Report
 from stemma.maps.cleaning import Cleaned, folder_of, is_whole
-from stemma.maps.features import to_points
+from stemma.maps.features import same_batches, to_points, without
 from stemma.maps.incremental import rebuild_points
 from stemma.maps.layer_build import build_tiles, provenance_of, verified
 from stemma.maps.layers import Layer
@@ -136,9 +136,11 @@ def _rebuilt(
     files: FileStore, path: Path, features: pa.Table, layer: Layer, provenance: Provenance, current: BuiltArchive
 ) -> tuple[Built, int]:
     with files.open(current.features_path) as file:
-        before = to_points(parquet.read_table(file), layer)
+        former = parquet.read_table(file)
+    same = same_batches(former, features)
+    before, after = to_points(without(former, same), layer), to_points(features, layer)
     with files.on_this_machine(current.path) as previous:
-        rebuilt = rebuild_points(path, previous, before, to_points(features, layer), layer.point_layer, provenance)
+        rebuilt = rebuild_points(path, previous, before, after, layer.point_layer, provenance, same)
     return rebuilt.built, rebuilt.copied
 
 
