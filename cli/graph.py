@@ -44,7 +44,8 @@ def demo(as_json: Json = False) -> None:
     """Materialize the whole graph on the samples, decide a year of sample events, run every check, and show what came
     of it and where to look.
     """
-    from cli.demo import print_governed, run_demo
+    from cli.demo import run_demo
+    from cli.governance import print_governed
     from stemma.store.settings import begin, load_settings
 
     begin(load_settings())

@@ -42,6 +42,7 @@ GROUPS: Final[dict[str, tuple[Family, ...]]] = {
         Family("Jobs", "/jobs", "jobs", "jobs:read"),
         Family("Runs", "/runs", "runs", "jobs:read"),
     ),
+    "Play": (Family("Map", "/play/map", "map", "map:read", "ff_map_pipeline"),),
     "Record": (
         Family("Approvals", "/approvals", "approvals", "approvals:read"),
         Family("Historian", "/historian", "historian", "ledger:read"),
