@@ -22,8 +22,8 @@ from stemma.progress import Progress
 from stemma.store.database import Database
 from stemma.store.settings import Settings
 
-ORDERS = 300
-DAYS = 59
+ORDERS = 240
+DAYS = 50
 FOUND = happenings(orders=ORDERS, days=DAYS)
 DECIDED = [one for one in FOUND if one.node]
 BROKEN_AT = 70
