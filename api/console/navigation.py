@@ -42,6 +42,7 @@ GROUPS: Final[dict[str, tuple[Family, ...]]] = {
         Family("Jobs", "/jobs", "jobs", "jobs:read"),
         Family("Runs", "/runs", "runs", "jobs:read"),
     ),
+    "Govern": (Family("Policies", "/policies", "policies", "decide:read"),),
     "Record": (
         Family("Approvals", "/approvals", "approvals", "approvals:read"),
         Family("Historian", "/historian", "historian", "ledger:read"),

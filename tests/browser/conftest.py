@@ -30,6 +30,7 @@ from stemma.approvals.model import Approval, Risk, Verdict
 from stemma.approvals.requests import Proposal, request
 from stemma.browser import find, launched
 from stemma.errors import Unavailable
+from stemma.governance import policies
 from stemma.jobs import lifecycle
 from stemma.jobs.model import Job
 from stemma.jobs.running import RunningJob
@@ -41,10 +42,15 @@ from stemma.ledger.receipts import Input, sync
 from stemma.ledger.service import Ledger
 from stemma.store.database import Database, DatabaseUrls
 from stemma.store.outputs import Artifact
-from stemma.store.settings import Settings
+from stemma.store.settings import REPOSITORY, Settings
 
 # Another test may have both processors.
 expect.set_options(timeout=30_000)
+
+
+@dataclass(frozen=True)
+class Governed:
+    """What the governance loop holds."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,7 @@ class Stock:
     approvals: dict[str, Approval]
     runs: Any
     jobs: dict[str, Job]
+    governed: Governed
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,12 @@ PAGES = (
     Page("run-failed", lambda stock: f"/runs/{stock.runs.failed}", "has no words"),
     Page("run-deleted", lambda stock: f"/runs/{stock.run_id}", "Only its receipts are left"),
     Page("run-log", lambda stock: f"/runs/{stock.runs.second}/log?level=INFO", "a word is long"),
+    Page("policies", lambda stock: "/policies", "never given"),
+    Page("policy", lambda stock: "/policies/finance.discounts@1.1.0", "More than half of this customer"),
+    Page("policy-old", lambda stock: "/policies/finance.discounts@1.0.0", "The newest is 1.1.0"),
+    Page("policy-diff", lambda stock: "/policies/finance.discounts@1.0/diff?against=finance.discounts", "highest"),
+    Page("policy-edit", lambda stock: "/policies/-/edit?of=finance.discounts", "There is no changelog."),
+    Page("policy-new", lambda stock: "/policies/-/edit", "EDIT HERE"),
     Page("approvals", lambda stock: "/approvals", "policy/refunds"),
     Page("approvals-denied", lambda stock: "/approvals?state=denied", "site/imprint"),
     Page("approvals-none", lambda stock: "/approvals?state=withdrawn", "None withdrawn"),
@@ -239,6 +252,7 @@ def _stock(
         _ask_for_approvals(settings, database, recognise(database, settings, issued.key).principal),
         runs,
         _work(settings, database, runs),
+        govern(settings, database, recognise(database, settings, issued.key).principal),
     )
 
 
@@ -267,6 +281,19 @@ def _work(settings: Settings, database: Database, runs: Any) -> dict[str, Job]:
         reason = lifecycle.Failure("source_unreadable", "The source is gone.", passing=False)
         write(lambda connection: lifecycle.fail(connection, failed, runs.failed, reason))
     return jobs
+
+
+def govern(settings: Settings, database: Database, owner: Principal) -> Governed:
+    """Two versions of a policy."""
+    sample = REPOSITORY / "samples" / "policies" / "finance" / "discounts.yaml"
+    policy, tests = sample.read_text("utf-8"), sample.with_suffix(".tests.yaml").read_text("utf-8")
+    stricter = policy.replace("version: 1.0.0", "version: 1.1.0").replace("highest: 0.3", "highest: 0.25")
+    stricter = stricter.replace("First version.", "A discount above a quarter is never given.")
+    with Ledger(database.urls, settings) as ledger:
+        for text in (policy, stricter):
+            change = database.read(lambda connection, text=text: policies.publish(connection, owner, text, tests))
+            ledger.commit(change).result(20)
+    return Governed()
 
 
 def _ask_for_approvals(settings: Settings, database: Database, owner: Principal) -> dict[str, Approval]:

@@ -4,13 +4,28 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from api.console.pages import approvals, historian, jobs, keys, ledger, overview, preferences, receipts, runs, search
+from api.console.pages import (
+    approvals,
+    historian,
+    jobs,
+    keys,
+    ledger,
+    overview,
+    policies,
+    policy_editor,
+    preferences,
+    receipts,
+    runs,
+    search,
+)
 
 ROUTERS: Final[tuple[APIRouter, ...]] = (
     overview.router,
     search.router,
     jobs.router,
     runs.router,
+    policy_editor.router,
+    policies.router,
     approvals.router,
     historian.router,
     receipts.router,
