@@ -14,6 +14,7 @@ BENCHMARKS = (
     "ledger",
     "redaction",
     "policy_rules",
+    "bandit",
     "console_lists",
     "run_launch",
     "map_tiles",

@@ -1,0 +1,8 @@
+"""Learning: which variant of a policy decides next, what the outcomes say of it, and what another policy would have done.
+
+`stats` counts draws and outcomes, `posteriors` has the arithmetic of what they teach, `drawing` draws a variant,
+`stopping` takes traffic from one that does harm. `promotion` assesses variants and has a person make one the baseline,
+by the policy that `successor` writes; `catalog` reads promotions. `logged` reads decisions as they were made; on them
+stand `replay`, `shadow` and `simulation`, `offpolicy`, which evaluates what was not drawn, and `estimates`, which says
+what refusing saved. How a decision is made belongs to `decisions`, what an outcome counts as to `outcomes`.
+"""

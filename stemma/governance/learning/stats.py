@@ -1,0 +1,97 @@
+"""What was drawn of each variant and how it ended: the counts that learning rests on.
+
+One row for each node, policy version and variant; a variant without a row has drawn nothing. The counts change in the
+transaction of what is counted, by the statements made here. Whether an outcome counts belongs to `outcomes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from psycopg.rows import class_row
+
+from stemma.governance.evaluation import Applicable
+from stemma.governance.learning.posteriors import Beta
+from stemma.governance.policy import BASELINE
+from stemma.ledger.writer import Statement
+from stemma.store.database import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class VariantStats:
+    """A variant's counts; `stopped_at` is when the stop rule took its traffic away, `stopped_why` in words."""
+
+    variant: str
+    draws: int = 0
+    successes: int = 0
+    failures: int = 0
+    stopped_at: datetime | None = None
+    stopped_why: str | None = None
+
+    @property
+    def samples(self) -> int:
+        """Outcomes that were a success or a failure."""
+        return self.successes + self.failures
+
+    @property
+    def posterior(self) -> Beta:
+        """What is known of its rate of success, from a uniform prior."""
+        return Beta(1.0 + self.successes, 1.0 + self.failures)
+
+
+def variants_of(policy: Applicable) -> tuple[str, ...]:
+    """The variants of a policy, the baseline first, the others by name."""
+    return (BASELINE, *sorted(policy.policy.variants))
+
+
+def load(connection: Connection, node: str, policy: str, variants: Iterable[str]) -> tuple[VariantStats, ...]:
+    """The counts of these variants of `policy` (`name@version`) at a node, in their order; zeros where there are none.
+
+    Variants that are not named are left out.
+    """
+    rows = (
+        connection.cursor(row_factory=class_row(VariantStats))
+        .execute(
+            "SELECT variant, draws, successes, failures, stopped_at, stopped_why FROM policy_variants_stats"
+            " WHERE node = %s AND policy = %s",
+            (node, policy),
+        )
+        .fetchall()
+    )
+    found = {row.variant: row for row in rows}
+    return tuple(found.get(variant, VariantStats(variant)) for variant in variants)
+
+
+def drawn(node: str, policy: str, variant: str) -> Statement:
+    """The statement that counts a draw; it belongs to the decision's transaction."""
+    return _counted(node, policy, variant, draws=1)
+
+
+def counted(node: str, policy: str, variant: str, *, successes: int = 0, failures: int = 0) -> Statement:
+    """The statement that adds to a variant's outcomes what one changed: 1, 0 or -1 each."""
+    return _counted(node, policy, variant, successes=successes, failures=failures)
+
+
+def _counted(
+    node: str, policy: str, variant: str, *, draws: int = 0, successes: int = 0, failures: int = 0
+) -> Statement:
+    # What is subtracted was added before, so that the row is there: the insert never writes a negative count.
+    return Statement(
+        "INSERT INTO policy_variants_stats AS stats (node, policy, variant, draws, successes, failures, updated_at)"
+        " VALUES (%(node)s, %(policy)s, %(variant)s, %(draws)s, greatest(%(successes)s, 0), greatest(%(failures)s, 0),"
+        " clock_timestamp())"
+        " ON CONFLICT (node, policy, variant) DO UPDATE SET draws = stats.draws + %(draws)s,"
+        " successes = stats.successes + %(successes)s, failures = stats.failures + %(failures)s,"
+        " updated_at = clock_timestamp()",
+        {
+            "node": node,
+            "policy": policy,
+            "variant": variant,
+            "draws": draws,
+            "successes": successes,
+            "failures": failures,
+        },
+        rows=1,
+    )
