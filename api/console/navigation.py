@@ -42,7 +42,12 @@ GROUPS: Final[dict[str, tuple[Family, ...]]] = {
         Family("Jobs", "/jobs", "jobs", "jobs:read"),
         Family("Runs", "/runs", "runs", "jobs:read"),
     ),
-    "Govern": (Family("Policies", "/policies", "policies", "decide:read"),),
+    "Govern": (
+        Family("Decisions", "/decisions", "decisions", "decide:read"),
+        Family("Events", "/events", "events", "decide:read"),
+        Family("Policies", "/policies", "policies", "decide:read"),
+        Family("Switches", "/switches", "switches", "decide:read"),
+    ),
     "Record": (
         Family("Approvals", "/approvals", "approvals", "approvals:read"),
         Family("Historian", "/historian", "historian", "ledger:read"),

@@ -223,6 +223,8 @@ def _make_environment() -> Environment:
         "who_may": words.who_may,
         "levels": words.LEVELS,
         "rulings": words.RULINGS,
+        "effects": words.EFFECTS,
+        "decision_states": words.STATES,
     }
     environment.filters |= {
         "tone": tone,

@@ -16,6 +16,14 @@ LEVELS: Final = {
 }
 RULINGS: Final = {Ruling.APPROVE: "approve", Ruling.DENY: "deny", Ruling.ESCALATE: "ask a person"}
 
+STATES: Final = {
+    "final": "It took effect at once.",
+    "waiting": "It waits for a person.",
+    "resolved": "A person settled it.",
+    "lapsed": "Nobody settled it in time.",
+}
+EFFECTS: Final = {Ruling.APPROVE: "approved", Ruling.DENY: "denied"}
+
 _LONGEST: Final = 300
 
 

@@ -6,6 +6,8 @@ from fastapi import APIRouter
 
 from api.console.pages import (
     approvals,
+    decisions,
+    events,
     historian,
     jobs,
     keys,
@@ -17,6 +19,7 @@ from api.console.pages import (
     receipts,
     runs,
     search,
+    switches,
 )
 
 ROUTERS: Final[tuple[APIRouter, ...]] = (
@@ -24,8 +27,11 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     search.router,
     jobs.router,
     runs.router,
+    decisions.router,
+    events.router,
     policy_editor.router,
     policies.router,
+    switches.router,
     approvals.router,
     historian.router,
     receipts.router,
