@@ -23,6 +23,7 @@ from api.routers import (
     approvals,
     audit,
     documents,
+    events,
     files,
     health,
     historian,
@@ -30,6 +31,7 @@ from api.routers import (
     keys,
     ledger,
     notifications,
+    outcomes,
     policies,
     receipts,
     runs,
@@ -112,6 +114,10 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(runs.router)
     app.include_router(runs.streams)
     app.include_router(ledger.router)
+    app.include_router(events.router)
+    app.include_router(events.aliases)
+    app.include_router(outcomes.router)
+    app.include_router(outcomes.aliases)
     app.include_router(policies.router)
     app.include_router(receipts.router)
     app.include_router(keys.router)
@@ -130,6 +136,8 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
         f"{API}{documents.UPLOAD_PATH}": settings.max_document_bytes + _MULTIPART_OVERHEAD,
         UPLOAD: settings.max_document_bytes + _MULTIPART_OVERHEAD,
         f"{API}{approvals.PATH}": approvals.MAX_BODY_BYTES,
+        f"{API}{events.PATH}": events.MAX_BODY_BYTES,
+        events.PATH: events.MAX_BODY_BYTES,
     }
     app.add_middleware(JsonGuard, unread=SIGNED)
     app.add_middleware(Authentication)

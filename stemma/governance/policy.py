@@ -143,7 +143,7 @@ class Variant(_Part):
 class Policy(_Part):
     """A policy as written."""
 
-    name: Annotated[str, StringConstraints(max_length=100)]
+    name: Annotated[str, StringConstraints(max_length=100, pattern=r"^[a-z0-9_.-]*$")]
     version: str
     changelog: str
     description: Prose

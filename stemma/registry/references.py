@@ -16,7 +16,7 @@ from stemma.registry.semver import Version, parse_version
 MAX_NAME: Final = 100
 LATEST: Final = "latest"
 
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9][a-z0-9_-]*)*")
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9][A-Za-z0-9_-]*)*")
 _ALIAS: Final = re.compile(r"(0|[1-9][0-9]{0,14})(?:\.(0|[1-9][0-9]{0,14}))?")
 
 
@@ -56,5 +56,5 @@ def parse_reference(text: str, *, field: str = "reference") -> Reference:
 def check_name(name: str, *, field: str = "name") -> None:
     """Raises InvalidInput for what cannot name a document."""
     if len(name) > MAX_NAME or not _NAME.fullmatch(name):
-        hint = f"Write up to {MAX_NAME} lower-case letters, digits, `-`, `_` and dots, such as finance.discounts."
+        hint = f"Write up to {MAX_NAME} letters, digits, `-`, `_` and dots, such as finance.discounts."
         raise InvalidInput("name_invalid", f"{name[:MAX_NAME]!r} is no name.", field=field, hint=hint)

@@ -72,7 +72,7 @@ def test_a_full_version_is_meant_exactly(version: Version) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "@1", "A", "a@", "a@1.", "a@1.2.3.4", "a@01", "a b", "a..b", "a@x", "é", "a" * 101]
+    "text", ["", "@1", "_A", "a@", "a@1.", "a@1.2.3.4", "a@01", "a b", "a..b", "a@x", "é", "a" * 101]
 )
 def test_what_is_no_reference_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput):

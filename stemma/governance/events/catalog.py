@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -38,6 +38,15 @@ def get_event(connection: Connection, event_id: UUID) -> Event:
     if row is None:
         raise NotFound("event_unknown", f"There is no event {event_id}.", field="id")
     return _event(row)
+
+
+def find_events(connection: Connection, event_ids: Iterable[UUID]) -> dict[UUID, Event]:
+    """Those of these events that there are, by id."""
+    query = f"SELECT {_COLUMNS} FROM events WHERE id = ANY(%s::uuid[])"
+    # The literal of an array: putting one together of a list takes psycopg ten times as long.
+    ids = "{" + ",".join(event_id.hex for event_id in event_ids) + "}"
+    rows = connection.cursor(row_factory=dict_row).execute(query, (ids,)).fetchall()
+    return {row["id"]: _event(row) for row in rows}
 
 
 def list_events(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 from uuid import UUID
 
@@ -25,16 +25,17 @@ _LIST: Final = f"""
 _NEWEST: Final = 2**63 - 1
 
 
-def find_outcome(connection: Connection, decision_id: UUID) -> Outcome | None:
-    """What is known of what came of a decision, where there is something."""
-    query = f"SELECT {_COLUMNS} FROM outcomes WHERE decision_id = %s"
-    row = connection.cursor(row_factory=dict_row).execute(query, (decision_id,)).fetchone()
-    return _outcome(row) if row else None
+def find_outcomes(connection: Connection, decision_ids: Iterable[UUID]) -> dict[UUID, Outcome]:
+    """What is known of what came of these decisions, by decision."""
+    query = f"SELECT {_COLUMNS} FROM outcomes WHERE decision_id = ANY(%s::uuid[])"
+    ids = "{" + ",".join(decision_id.hex for decision_id in decision_ids) + "}"
+    rows = connection.cursor(row_factory=dict_row).execute(query, (ids,)).fetchall()
+    return {row["decision_id"]: _outcome(row) for row in rows}
 
 
 def get_outcome(connection: Connection, decision_id: UUID) -> Outcome:
-    """The same; raises NotFound."""
-    outcome = find_outcome(connection, decision_id)
+    """What is known of what came of a decision; raises NotFound."""
+    outcome = find_outcomes(connection, [decision_id]).get(decision_id)
     if outcome is None:
         what = f"Nothing is known of what came of the decision {decision_id}."
         raise NotFound("outcome_unknown", what, field="decision_id")
