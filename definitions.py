@@ -15,6 +15,7 @@ from resources.progress import ProgressLog
 from resources.store import StoreResource
 from schedules.knowledge import reread_sources
 from sensors.approvals import approvals
+from sensors.decisions import decisions
 from sensors.automation import automation
 from sensors.jobs import jobs_cancelled, jobs_done, jobs_failed, jobs_lost, jobs_waiting
 from sensors.journal import failed_runs
@@ -33,6 +34,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
         sensors=[
             inbox,
             approvals,
+            decisions,
             receipts,
             failed_runs,
             notify,

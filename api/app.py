@@ -22,14 +22,17 @@ from api.routers import (
     API,
     approvals,
     audit,
+    decisions,
     documents,
     events,
     files,
+    flags,
     health,
     historian,
     jobs,
     keys,
     ledger,
+    nodes,
     notifications,
     outcomes,
     policies,
@@ -46,6 +49,7 @@ from api.sessions import UPLOAD
 from api.streams import Streams
 from api.telemetry import Telemetry
 from stemma.errors import InvalidInput
+from stemma.governance.decisions.deciding import Decider
 from stemma.jobs import model
 from stemma.knowledge.search import Searcher
 from stemma.ledger import feed
@@ -119,6 +123,10 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(outcomes.router)
     app.include_router(outcomes.aliases)
     app.include_router(policies.router)
+    app.include_router(nodes.router)
+    app.include_router(decisions.router)
+    app.include_router(decisions.aliases)
+    app.include_router(flags.router)
     app.include_router(receipts.router)
     app.include_router(keys.router)
     app.include_router(audit.router)
@@ -172,6 +180,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         opened.callback(searcher.close)
         app.state.database = database
         app.state.searcher = searcher
+        app.state.decider = Decider(database, settings)
         _open_telemetry(app, settings, opened)
         observer = AppendObserver(app.state.metrics, app.state.tracing)
         ledger = app.state.ledger = opened.enter_context(Ledger(database.urls, settings, observer=observer))

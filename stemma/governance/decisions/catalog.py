@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final, LiteralString
 from uuid import UUID
@@ -23,10 +23,15 @@ _COLUMNS: Final = """
     d.settled_reason, d.settled_at, d.occurred_at, d.decided_at, d.decided_by, d.latency_ms, d.seq,
     encode(d.entry_hash, 'hex') AS entry_hash
 """
-_ONE: Final = f"""
-    SELECT {_COLUMNS}, encode(d.policy_sha256, 'hex') AS policy_sha256, d.draw,
+_WHOLE: Final = f"""
+    SELECT d.position, {_COLUMNS}, encode(d.policy_sha256, 'hex') AS policy_sha256, d.draw,
         encode(d.verdict_sha256, 'hex') AS verdict_sha256, encode(d.context_sha256, 'hex') AS context_sha256, c.content
-    FROM decisions AS d JOIN decision_contexts AS c ON c.sha256 = d.context_sha256 WHERE d.id = %s
+    FROM decisions AS d JOIN decision_contexts AS c ON c.sha256 = d.context_sha256
+"""
+_ONE: Final = f"{_WHOLE} WHERE d.id = %s"
+_EACH: Final = f"""
+    {_WHOLE} WHERE d.position > %(after)s AND (%(node)s::text IS NULL OR d.node = %(node)s)
+    ORDER BY d.position LIMIT %(limit)s
 """
 _LIST: Final = f"""
     SELECT d.position, {_COLUMNS} FROM decisions AS d
@@ -50,6 +55,7 @@ _WAITING: Final = f"""
     ORDER BY d.due_at, d.position LIMIT %(limit)s
 """
 _NEWEST: Final = 2**63 - 1
+_AT_ONCE: Final = 500
 
 
 def get_decision(connection: Connection, decision_id: UUID) -> Decision:
@@ -58,9 +64,15 @@ def get_decision(connection: Connection, decision_id: UUID) -> Decision:
     if row is None:
         hint = "`stemma decisions list` shows those that there are."
         raise NotFound("decision_unknown", f"There is no decision {decision_id}.", field="id", hint=hint)
-    rests_on = json.loads(bytes(row["content"]))
-    known = {name: row[name] for name in ("policy_sha256", "verdict_sha256", "context_sha256", "draw")}
-    return Decision(**_summary(row), **known, event=rests_on["event"], context=rests_on["context"])
+    return _decision(row)
+
+
+def each_decision(connection: Connection, *, node: str | None = None) -> Iterator[Decision]:
+    """Every decision with its event and context, the oldest first; read in pages."""
+    after = 0
+    while rows := _rows(connection, _EACH, {"after": after, "node": node, "limit": _AT_ONCE}):
+        yield from map(_decision, rows)
+        after = rows[-1]["position"]
 
 
 def list_decisions(
@@ -103,11 +115,20 @@ def list_decisions(
 def list_waiting(
     connection: Connection, *, node: str | None = None, cursor: str | None = None, limit: int = 50
 ) -> Page[DecisionSummary]:
-    """What waits for a person, of all nodes or of one, the nearest deadline first; raises InvalidInput(field="cursor")."""
+    """What waits for a person, of all nodes or of one, the nearest deadline first.
+
+    Raises InvalidInput(field="cursor").
+    """
     (after,) = decode_cursor("decisions.waiting", cursor, int) if cursor else (None,)
     rows = _rows(connection, _WAITING, {"after": after, "node": node, "limit": limit + 1})
     page = cut_page(rows, limit, lambda last: encode_cursor("decisions.waiting", last["position"]))
     return Page(tuple(DecisionSummary(**_summary(row)) for row in page.data), page.next_cursor)
+
+
+def _decision(row: Mapping[str, Any]) -> Decision:
+    rests_on = json.loads(bytes(row["content"]))
+    known = {name: row[name] for name in ("policy_sha256", "verdict_sha256", "context_sha256", "draw")}
+    return Decision(**_summary(row), **known, event=rests_on["event"], context=rests_on["context"])
 
 
 def _rows(connection: Connection, query: LiteralString, parameters: Any) -> list[dict[str, Any]]:

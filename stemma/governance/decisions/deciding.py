@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -28,6 +27,9 @@ from stemma.governance.decisions.similar import Vector, Vectors, text_of
 from stemma.governance.evaluation import Applicable, Verdict
 from stemma.governance.events import catalog, recording
 from stemma.governance.events.model import Event, NewEvent
+from stemma.governance.learning import stats
+from stemma.governance.learning.drawing import Draw, draw, new_seed
+from stemma.governance.learning.stats import VariantStats
 from stemma.governance.nodes import Node
 from stemma.governance.policy import BASELINE, Level, Ruling
 from stemma.ledger.change import Change
@@ -112,6 +114,8 @@ class Decider:
         self, connection: Connection, principal: Principal, node: str, asked: NewEvent | UUID
     ) -> Change[Decision]:
         started = time.perf_counter()
+        if node not in self._in_force:
+            self._in_force[node] = self._node(connection, node).version, None
         recorded: Change[tuple[Event, ...]] | None = None
         if isinstance(asked, UUID):
             event = catalog.get_event(connection, asked)
@@ -121,17 +125,17 @@ class Decider:
         known = self._known(connection, node, event)
         stopped = known.found.either(flags.STOPPED)
         rests_on = rested(event.seen(), context.assembled(known.found, stopped=stopped))
-        variant, draw = _drawn(known)
-        verdict = judge(known.policy, rests_on.event, rests_on.context, variant)
-        decision = _decision(principal, known, event, rests_on, verdict, draw)
+        drawn = _drawn(known)
+        verdict = judge(known.policy, rests_on.event, rests_on.context, drawn.variant if drawn else BASELINE)
+        decision = _decision(principal, known, event, rests_on, verdict, drawn)
         change = _change(connection, principal, decision, rests_on, known, started)
         return change if recorded is None else _after(recorded, change)
 
     def _known(self, connection: Connection, name: str, event: Event) -> _Known:
         """Begin with the versions that were in force last time, and begin anew where the look finds others."""
-        version, override = self._in_force.get(name, (None, None))
+        version, override = self._in_force[name]
         for _ in range(_TRIES):
-            node = self._node(connection, name if version is None else f"{name}@{version}")
+            node = self._node(connection, f"{name}@{version}")
             if event.type not in node.events:
                 hint = f"It decides {', '.join(node.events)}."
                 what = f"The node {name} does not decide events of the type {event.type}."
@@ -146,7 +150,7 @@ class Decider:
                     raise NotFound("policy_unknown", f"There is no policy {reference}.", field="policy")
                 self._in_force[name] = node.version, override
                 return _Known(node, self._policy(connection, f"{reference.name}@{found.policy_version}"), found, vector)
-            version, override = found.node_version, found.flags.get(flags.POLICY)
+            version, override = found.node_version or version, found.flags.get(flags.POLICY)
         raise Conflict("node_changing", f"The node {name} is being changed.", field="node", hint="Try again.")
 
     def _node(self, connection: Connection, reference: str) -> Node:
@@ -170,8 +174,18 @@ def _keep(kept: dict[str, Any], reference: str, loaded: Any) -> None:
     kept[reference] = loaded
 
 
-def _drawn(known: _Known) -> tuple[str, Mapping[str, Any] | None]:
-    return BASELINE, None
+def _drawn(known: _Known) -> Draw | None:
+    """The variant that decides, where the node learns and the policy has others than the baseline."""
+    guardrails, policy = known.node.learning, known.policy
+    if guardrails is None or not policy.policy.variants or known.found.flag(flags.LEARNING) is False:
+        return None
+    counted = {row[0]: VariantStats(row[0], row[1], row[2], row[3], _time(row[4]), row[5]) for row in known.found.stats}
+    everyone = [counted.get(variant, VariantStats(variant)) for variant in stats.variants_of(policy)]
+    return draw(everyone, guardrails, new_seed())
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
 
 
 def _decision(
@@ -180,7 +194,7 @@ def _decision(
     event: Event,
     rests_on: Rested,
     verdict: Verdict,
-    draw: Mapping[str, Any] | None,
+    drawn: Draw | None,
 ) -> Decision:
     """The decision but for what its commit adds: its deadline and its place in the chain."""
     final = takes_effect(verdict)
@@ -215,7 +229,7 @@ def _decision(
         policy_sha256=known.policy.sha256,
         verdict_sha256=verdict.sha256,
         context_sha256=hashlib.sha256(rests_on.content).hexdigest(),
-        draw=draw,
+        draw=drawn.content() if drawn else None,
         event=rests_on.event,
         context=rests_on.context,
     )
@@ -237,6 +251,8 @@ def _change(
     decision = replace(decision, latency_ms=round((time.perf_counter() - started) * 1000, 3))
     refusal = NodeStopped("node_stopped", f"The node {decision.node} was stopped.", field="node", hint="Ask again.")
     companions = [Statement(_INSERT, partial(_row, decision, rests_on, known), rows=1, refusal=refusal)]
+    if decision.draw is not None:
+        companions.append(stats.drawn(decision.node, decision.policy_reference, decision.variant))
     if decision.state is State.FINAL and decision.level is Level.AL2:
         companions.append(_told(decision))
 

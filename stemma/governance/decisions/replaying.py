@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 from uuid import UUID
 
 from stemma.governance import policies
-from stemma.governance.decisions.catalog import get_decision, list_decisions
+from stemma.governance.decisions.catalog import each_decision, get_decision
 from stemma.governance.decisions.judging import judge
 from stemma.governance.decisions.model import Decision
-from stemma.governance.evaluation import Verdict
+from stemma.governance.evaluation import Applicable, Verdict
+from stemma.governance.learning.drawing import Draw
+from stemma.governance.policy import BASELINE
 from stemma.store.database import Connection
-
-_PAGE: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,24 +28,27 @@ def again(connection: Connection, decision_id: UUID) -> Verdict:
 
     Its `sha256` is the decision's `verdict_sha256`, unless something that was stored was altered.
     """
-    return _again(connection, get_decision(connection, decision_id))
+    decision = get_decision(connection, decision_id)
+    policy = policies.load(connection, decision.policy_reference)
+    return judge(policy, decision.event, decision.context, decision.variant)
 
 
 def replay_all(connection: Connection, *, node: str | None = None) -> Replayed:
     """Make every decision again, of all nodes or of one."""
-    count, differing, cursor = 0, [], None
-    while True:
-        page = list_decisions(connection, node=node, cursor=cursor, limit=_PAGE)
-        for one in page.data:
-            decision = get_decision(connection, one.id)
-            count += 1
-            if _again(connection, decision).sha256 != decision.verdict_sha256:
-                differing.append(one.id)
-        cursor = page.next_cursor
-        if cursor is None:
-            return Replayed(count, tuple(differing))
+    loaded: dict[str, Applicable] = {}
+    count, differing = 0, []
+    for decision in each_decision(connection, node=node):
+        policy = loaded.get(decision.policy_reference)
+        if policy is None:
+            policy = loaded[decision.policy_reference] = policies.load(connection, decision.policy_reference)
+        count += 1
+        if _differs(decision, policy):
+            differing.append(decision.id)
+    return Replayed(count, tuple(differing))
 
 
-def _again(connection: Connection, decision: Decision) -> Verdict:
-    policy = policies.load(connection, decision.policy_reference)
-    return judge(policy, decision.event, decision.context, decision.variant)
+def _differs(decision: Decision, policy: Applicable) -> bool:
+    """Whether the verdict is another, or the recorded seed and propensities draw another variant."""
+    verdict = judge(policy, decision.event, decision.context, decision.variant)
+    drawn = Draw.of_content(decision.draw).again if decision.draw else BASELINE
+    return (verdict.sha256, drawn) != (decision.verdict_sha256, decision.variant)

@@ -56,8 +56,26 @@ def subject(decision_id: UUID) -> str:
 
 def proposal(decision: Decision, escalation: Escalation) -> requests.Proposal:
     """What a person is asked about a decision, and for how long."""
-    lifetime = timedelta(hours=escalation.within_hours)
-    return _question(decision, max(lifetime, requests.SHORTEST), escalation.to)
+    said = {
+        "decision": str(decision.id),
+        "node": decision.node,
+        "policy": decision.policy_reference,
+        "proposed": decision.verdict.value,
+        "level": decision.level.value,
+        "reasons": [{"rule": reason.rule, "text": reason.text} for reason in decision.reasons],
+        "context_sha256": decision.context_sha256,
+        "event": decision.event,
+        "to": escalation.to,
+    }
+    why = " ".join(reason.text for reason in decision.reasons)
+    return requests.Proposal(
+        kind=KIND,
+        subject=subject(decision.id),
+        content=canonical(said),
+        reason=f"{decision.node} proposes to {decision.verdict}. {why}"[: requests.MAX_REASON],
+        media_type="application/json",
+        lifetime=max(timedelta(hours=escalation.within_hours), requests.SHORTEST),
+    )
 
 
 def resolve(
@@ -88,7 +106,9 @@ def due(connection: Connection) -> tuple[Change[Decision], ...]:
 
     Each commits once; where another process was first, it raises Conflict.
     """
-    rows = connection.execute("SELECT approval_id, id FROM decisions WHERE state = 'waiting' ORDER BY due_at").fetchall()
+    rows = connection.execute(
+        "SELECT approval_id, id FROM decisions WHERE state = 'waiting' ORDER BY due_at"
+    ).fetchall()
     waiting = dict(rows)
     settled = approvals.list_settled(connection, list(waiting), limit=AT_ONCE)
     return tuple(_followed(connection, get_decision(connection, waiting[one.id]), one.id) for one in settled)
@@ -126,9 +146,16 @@ def _followed(connection: Connection, decision: Decision, approval_id: UUID) -> 
 def _lapsed(connection: Connection, decision: Decision, approval: Approval) -> Change[Decision]:
     if decision.on_silence == "deny":
         return _settled(_STUDIO, decision, State.LAPSED, Ruling.DENY, "Nobody decided in time.")
-    asked = requests.request(
-        connection, _STUDIO, _question(decision, approval.expires_at - approval.requested_at, approval.reason)
+    content = approvals.get_content(connection, approval.id)
+    same = requests.Proposal(
+        kind=KIND,
+        subject=subject(decision.id),
+        content=content.data,
+        reason=approval.reason,
+        media_type=content.media_type,
+        lifetime=approval.expires_at - approval.requested_at,
     )
+    asked = requests.request(connection, _STUDIO, same)
     again = asked.result(())
     told = {"due_at": format_time(again.expires_at), "approval": str(again.id)}
     entry = NewEntry(CHAIN, "decision.asked_again", _STUDIO.actor, subject(decision.id), told)
@@ -158,29 +185,6 @@ def _settled(by: Principal, decision: Decision, state: State, effect: Ruling, re
         *audited(by, kind, resource=name, meta={"node": decision.node, **told}, critical=True),
     )
     return Change(entries, (Statement(_SETTLE, values, 1, _raced(decision)),), lambda _: settled)
-
-
-def _question(decision: Decision, lifetime: timedelta, to: str) -> requests.Proposal:
-    said = {
-        "decision": str(decision.id),
-        "node": decision.node,
-        "policy": decision.policy_reference,
-        "proposed": decision.verdict.value,
-        "level": decision.level.value,
-        "reasons": [{"rule": reason.rule, "text": reason.text} for reason in decision.reasons],
-        "context_sha256": decision.context_sha256,
-        "event": decision.event,
-        "to": to,
-    }
-    why = " ".join(reason.text for reason in decision.reasons)
-    return requests.Proposal(
-        kind=KIND,
-        subject=subject(decision.id),
-        content=canonical(said),
-        reason=f"{decision.node} proposes to {decision.verdict}. {why}"[: requests.MAX_REASON],
-        media_type="application/json",
-        lifetime=lifetime,
-    )
 
 
 def _raced(decision: Decision) -> Conflict:
