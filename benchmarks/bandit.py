@@ -6,7 +6,7 @@ of at most two standard errors, over the pairs.
 
 The error rates are of the guardrails that a node has when it says nothing, over runs of 10,000 decisions that are
 looked at after every hundred, as scorecards do daily. A variant is planted that succeeds five points more often than
-the baseline, equally often, or five points less. Beside them, what a posterior alone would propose that is looked at as
+the baseline, equally often, or ten points less. Beside them, what a posterior alone would propose that is looked at as
 often. All seeds are fixed.
 """
 
@@ -33,7 +33,8 @@ _RATES: Final = {BASELINE: 0.60, "cautious": 0.55, "flexible": 0.65, "generous":
 _DECISIONS: Final = 10_000
 _LOOK: Final = 100
 _BASE: Final = 0.70
-_PLANTED: Final = 0.05
+_BETTER: Final = 0.05
+_WORSE: Final = -0.10
 _VARIANT: Final = "variant"
 _ERRORS: Final = 5.0
 
@@ -56,7 +57,7 @@ def main() -> bool:
         theirs.append(_regret(_mabwiser(rewards, run)))
     differences = [one - other for one, other in zip(ours, theirs, strict=True)]
     error = statistics.stdev(differences) / math.sqrt(_RUNS)
-    better, equal, worse = ([_promoted(delta, run) for run in range(_RUNS)] for delta in (_PLANTED, 0.0, -_PLANTED))
+    better, equal, worse = ([_promoted(delta, run) for run in range(_RUNS)] for delta in (_BETTER, 0.0, _WORSE))
     found = sorted(one.proposed for one in better if one.proposed is not None)
     lost = sorted(one.stopped for one in worse if one.stopped is not None)
     measures = [
@@ -69,11 +70,11 @@ def main() -> bool:
                 at_least=False),
         Measure("no difference, proposed", _percent(one.proposed is not None for one in equal), "%", bar=_ERRORS,
                 at_least=False),
-        Measure("worse by 5 points, proposed", _percent(one.proposed is not None for one in worse), "%", bar=_ERRORS,
+        Measure("worse by 10 points, proposed", _percent(one.proposed is not None for one in worse), "%", bar=_ERRORS,
                 at_least=False),
         Measure("decisions until it is proposed, median", statistics.median(found) if found else math.nan),
         Measure("no difference, proposed by a posterior alone", _percent(one.naive for one in equal), "%"),
-        Measure("worse by 5 points, stopped", _percent(one.stopped is not None for one in worse), "%"),
+        Measure("worse by 10 points, stopped", _percent(one.stopped is not None for one in worse), "%"),
         Measure("decisions until it is stopped, median", statistics.median(lost) if lost else math.nan),
         Measure("no difference, stopped", _percent(one.stopped is not None for one in equal), "%", bar=_ERRORS,
                 at_least=False),

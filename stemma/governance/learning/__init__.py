@@ -1,8 +1,9 @@
-"""Learning: which variant of a policy decides next, what the outcomes say of it, and what another policy would have done.
+"""Learning: which variant of a policy decides next, what its outcomes say, and what another policy would have done.
 
 `stats` counts draws and outcomes, `posteriors` has the arithmetic of what they teach, `drawing` draws a variant,
-`stopping` takes traffic from one that does harm. `promotion` assesses variants and has a person make one the baseline,
-by the policy that `successor` writes; `catalog` reads promotions. `logged` reads decisions as they were made; on them
-stand `replay`, `shadow` and `simulation`, `offpolicy`, which evaluates what was not drawn, and `estimates`, which says
-what refusing saved. How a decision is made belongs to `decisions`, what an outcome counts as to `outcomes`.
+`assessment` compares variants with the baseline, `standing` says how learning stands at a node. `stopping` takes the
+traffic from a variant that does harm, `promotion` has a person make one the baseline, by the policy that `successor`
+writes, `catalog` reads promotions. `logged` reads decisions as they were made; on them stand `replay`, `shadow` and
+`simulation`, `offpolicy`, which evaluates what was not drawn, and `estimates`, which says what refusing saved. How a
+decision is made belongs to `decisions`, what an outcome counts as to `outcomes`.
 """

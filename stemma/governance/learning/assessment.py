@@ -129,7 +129,10 @@ def _compare(one: VariantStats, baseline: VariantStats, guardrails: Learning) ->
         )
     else:
         standing = Standing.UNDECIDED
-        why = f"Better by {guardrails.margin:.1%} with a probability of {p_better:.1%}; the difference is {difference:+.1%}."
+        why = (
+            f"It is better by {guardrails.margin:.1%} with a probability of {p_better:.1%}; the difference so far is"
+            f" {100 * difference:+.1f} points."
+        )
     return Comparison(_rate(one), difference, low, high, p_better, p_harmful, standing, why)
 
 
