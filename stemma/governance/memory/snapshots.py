@@ -6,9 +6,12 @@ is said most often, and everything is redacted before it is kept.
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any, Final
 
 import rfc8785
@@ -19,13 +22,16 @@ from stemma.governance.memory.days import Made, Product, Report, bring_up
 from stemma.governance.memory.features import by_node
 from stemma.governance.memory.inputs import Key, Span, day_hashes, hashed, published_nodes
 from stemma.governance.nodes import Node
-from stemma.knowledge.embedding import Embedder
+from stemma.knowledge.embedding import Vectors, load_model
+from stemma.knowledge.onnx_query import QueryEncoder, open_query_encoder
 from stemma.redaction import redact, redact_value
 from stemma.store.database import Connection, Database
+from stemma.store.settings import Settings
 
 VERSION: Final = "1"
 DIMENSIONS: Final = 384
-_MOST: Final = 3
+_MOST: Final = 2
+_THREADS: Final = 4
 _MAX_SAID: Final = 100
 
 _EVENTS: Final = """
@@ -73,8 +79,6 @@ _METRICS: Final = """
     GROUP BY 1, 2
 """
 
-Encode = Callable[[Sequence[str]], Sequence[Any]]
-
 
 @dataclass(slots=True)
 class _Day:
@@ -118,65 +122,56 @@ def inputs(connection: Connection, known: Sequence[Node], span: Span) -> dict[Ke
     }
 
 
-def sync_snapshots(database: Database, span: Span, embedder: Embedder) -> Report:
+def sync_snapshots(database: Database, settings: Settings, span: Span) -> Report:
     """Bring the snapshots of a span of days up to what happened; those of another model are embedded again.
 
-    Raises InvalidInput for a model whose vectors do not fit.
+    Raises Unavailable where the model's query graph was not exported, InvalidInput for one whose vectors do not fit.
     """
-    if embedder.dimensions != DIMENSIONS:
-        what = f"Snapshots have vectors of {DIMENSIONS} dimensions; {embedder.name} makes {embedder.dimensions}."
-        raise InvalidInput("model_dimensions", what, field="STEMMA_EMBEDDING_MODEL")
+    model_key = load_model(settings).key
     with database.transaction() as connection:
         known = published_nodes(connection)
         by_name = {node.name: node for node in known}
         wanted = inputs(connection, known, span)
 
         def make(connection: Connection, anew: Collection[Key]) -> Mapping[Key, Made]:
+            encoder = _opened(settings, model_key)
             made: dict[Key, Made] = {}
             for name, days in by_node(anew).items():
-                parameters = {"node": name, "days": days}
                 gone = [day for day in days if (name, day) not in wanted]
-                connection.execute(
-                    "DELETE FROM knowledge_snapshots WHERE node = %s AND day = ANY (%s)", (name, gone)
-                )
-                if name in by_name:
-                    there = [day for day in days if (name, day) in wanted]
-                    made |= _distil(connection, by_name[name], {**parameters, "days": there}, embedder)
+                connection.execute("DELETE FROM knowledge_snapshots WHERE node = %s AND day = ANY (%s)", (name, gone))
+                there = [day for day in days if (name, day) in wanted]
+                if there:
+                    made |= _distil(connection, by_name[name], there, model_key, encoder)
             return made
 
-        also = [
-            (name, day)
-            for name, day in connection.execute(
-                "SELECT node, day FROM knowledge_snapshots WHERE model_key <> %s AND day BETWEEN %s AND %s",
-                (embedder.key, span.first, span.last),
-            ).fetchall()
-        ]
-        return bring_up(connection, Product.SNAPSHOTS, span, wanted, make, also=also)
+        other_model = connection.execute(
+            "SELECT node, day FROM knowledge_snapshots WHERE model_key <> %s AND day BETWEEN %s AND %s",
+            (model_key, span.first, span.last),
+        ).fetchall()
+        return bring_up(connection, Product.SNAPSHOTS, span, wanted, make, also=other_model)
+
+
+def _opened(settings: Settings, model_key: str) -> QueryEncoder:
+    encoder = open_query_encoder(settings, model_key)
+    if encoder.dimensions != DIMENSIONS:
+        what = f"Snapshots have vectors of {DIMENSIONS} dimensions; the model makes {encoder.dimensions}."
+        raise InvalidInput("model_dimensions", what, field="STEMMA_EMBEDDING_MODEL")
+    return encoder
 
 
 def _distil(
-    connection: Connection, node: Node, parameters: dict[str, Any], embedder: Embedder
+    connection: Connection, node: Node, days: list[date], model_key: str, encoder: QueryEncoder
 ) -> dict[Key, Made]:
-    if not parameters["days"]:
-        return {}
-    counted = _count(connection, node, parameters)
-    told = {day: (redact_value(seen.content()), redact(_in_words(node, day, seen)).text) for day, seen in counted.items()}
-    kept = {
-        day: (text, vector)
-        for day, text, vector in connection.execute(
-            "SELECT day, text, embedding FROM knowledge_snapshots"
-            " WHERE node = %s AND model_key = %s AND day = ANY (%s)",
-            (node.name, embedder.key, parameters["days"]),
-        ).fetchall()
+    told = {
+        day: (redact_value(seen.content()), redact(_in_words(node, day, seen)).text)
+        for day, seen in _count(connection, node, days).items()
     }
-    vectors = {text: vector for text, vector in kept.values()}
-    unknown = sorted({text for _, text in told.values()} - set(vectors), key=len)
-    vectors |= dict(zip(unknown, embedder.encode(unknown), strict=True))
+    vectors = _encoded(encoder, sorted({text for _, text in told.values()}))
     rows, made = [], {}
     for day, (content, text) in told.items():
         digest = hashed([rfc8785.dumps(content), text.encode()])
-        rows.append((node.name, day, Jsonb(content), text, digest, embedder.key, vectors[text]))
-        made[node.name, day] = Made(hashed([digest, embedder.key.encode()]), 1)
+        rows.append((node.name, day, Jsonb(content), text, digest, model_key, vectors[text]))
+        made[node.name, day] = Made(hashed([digest, model_key.encode()]), 1)
     with connection.cursor() as cursor:
         cursor.executemany(
             "INSERT INTO knowledge_snapshots (node, day, content, text, sha256, model_key, embedding)"
@@ -188,11 +183,17 @@ def _distil(
     return made
 
 
-def _count(connection: Connection, node: Node, parameters: dict[str, Any]) -> dict[Any, _Day]:
-    days = parameters["days"]
+def _encoded(encoder: QueryEncoder, texts: Sequence[str]) -> dict[str, Vectors]:
+    """The graph runs outside of the interpreter's lock, on one core for each text."""
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads:
+        return dict(zip(texts, threads.map(encoder.encode, texts), strict=True))
+
+
+def _count(connection: Connection, node: Node, days: list[date]) -> dict[date, _Day]:
     wanted = {
         **Span(min(days), max(days)).parameters,
-        **parameters,
+        "node": node.name,
+        "days": days,
         "types": sorted(node.events),
         "members": Jsonb(_members(node)),
         "max_said": _MAX_SAID,
@@ -228,7 +229,7 @@ def _most(counts: Counter[Any]) -> list[tuple[Any, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_MOST]
 
 
-def _in_words(node: Node, day: Any, seen: _Day) -> str:
+def _in_words(node: Node, day: date, seen: _Day) -> str:
     events = [f"{told['count']} {kind} of {told['entities']} entities" for kind, told in seen.events.items()]
     lines = [f"{node.name} on {day}: {', '.join(events) or 'no events'}."]
     said = [
@@ -243,7 +244,7 @@ def _in_words(node: Node, day: Any, seen: _Day) -> str:
             for counts in (seen.verdicts, seen.levels)
         )
         lines.append(f"{decided} decided: {verdicts}; {levels}.")
-        lines += [f"{count} times, by {rule}: {text}" for (rule, text), count in _most(seen.reasons)]
+        lines += [f"{count} times: {text}" for (_, text), count in _most(seen.reasons)]
     if seen.outcomes:
         how = ", ".join(f"{count} {value}" for value, count in sorted(seen.outcomes.items()))
         lines.append(f"Outcomes: {how}.")
