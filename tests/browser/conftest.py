@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import httpx
@@ -30,7 +31,19 @@ from stemma.approvals.model import Approval, Risk, Verdict
 from stemma.approvals.requests import Proposal, request
 from stemma.browser import find, launched
 from stemma.errors import Unavailable
-from stemma.governance import policies
+from stemma.governance import nodes, policies
+from stemma.governance.decisions import flags, review
+from stemma.governance.decisions.deciding import Decider
+from stemma.governance.decisions.model import Decision, State
+from stemma.governance.events.model import NewEvent
+from stemma.governance.learning import promotion, shadow
+from stemma.governance.memory.drift import sync_drift
+from stemma.governance.memory.features import sync_features
+from stemma.governance.memory.inputs import Span
+from stemma.governance.memory.scorecards import sync_scorecards
+from stemma.governance.outcomes.model import NewOutcome
+from stemma.governance.outcomes.recording import record as record_outcomes
+from stemma.governance.samples import publish_samples
 from stemma.jobs import lifecycle
 from stemma.jobs.model import Job
 from stemma.jobs.running import RunningJob
@@ -44,13 +57,17 @@ from stemma.store.database import Database, DatabaseUrls
 from stemma.store.outputs import Artifact
 from stemma.store.settings import REPOSITORY, Settings
 
+_NEWEST = "finance.discounts@1.1.0"
+
 # Another test may have both processors.
 expect.set_options(timeout=30_000)
 
 
 @dataclass(frozen=True)
 class Governed:
-    """What the governance loop holds."""
+    """What the governance loop holds: decisions by how they stand."""
+
+    decisions: dict[str, Decision]
 
 
 @dataclass(frozen=True)
@@ -284,16 +301,81 @@ def _work(settings: Settings, database: Database, runs: Any) -> dict[str, Job]:
 
 
 def govern(settings: Settings, database: Database, owner: Principal) -> Governed:
-    """Two versions of a policy."""
+    """The samples, a few decisions with what came of them, a better variant, and days that were summed up."""
+    with Ledger(database.urls, settings) as ledger:
+
+        def write(prepare: Callable[[Any], Change[Any]]) -> Any:
+            return ledger.commit(database.read(prepare)).result(20)
+
+        publish_samples(database, ledger, owner)
+        _publish_stricter(write, owner)
+        decisions = _decide(settings, database, ledger, owner, write)
+        _learn(database, write, owner)
+        write(lambda connection: flags.set_flag(connection, owner, "finance", flags.SHADOW, _NEWEST, "To compare."))
+        with database.transaction() as connection:
+            shadow.fill(connection)
+        today = datetime.now(UTC).date()
+        days = Span(today - timedelta(days=12), today)
+        for sync in (sync_features, sync_scorecards, sync_drift):
+            sync(database, days)
+    return Governed(decisions)
+
+
+def _publish_stricter(write: Callable[..., Any], owner: Principal) -> None:
     sample = REPOSITORY / "samples" / "policies" / "finance" / "discounts.yaml"
     policy, tests = sample.read_text("utf-8"), sample.with_suffix(".tests.yaml").read_text("utf-8")
     stricter = policy.replace("version: 1.0.0", "version: 1.1.0").replace("highest: 0.3", "highest: 0.25")
     stricter = stricter.replace("First version.", "A discount above a quarter is never given.")
-    with Ledger(database.urls, settings) as ledger:
-        for text in (policy, stricter):
-            change = database.read(lambda connection, text=text: policies.publish(connection, owner, text, tests))
-            ledger.commit(change).result(20)
-    return Governed()
+    write(lambda connection: policies.publish(connection, owner, stricter, tests))
+
+
+def _decide(
+    settings: Settings, database: Database, ledger: Ledger, owner: Principal, write: Callable[..., Any]
+) -> dict[str, Decision]:
+    decider = Decider(database, settings)
+    begun = datetime.now(UTC) - timedelta(days=10)
+    usual = {"discount": 0.1, "amount": 400, "segment": "Consumer", "category": "Paper"}
+
+    def decide(hours: int, **said: Any) -> Decision:
+        event = NewEvent("DiscountRequested", usual | said, begun + timedelta(hours=hours), "CG-12520", "order-4711")
+        return ledger.commit(decider.decide(owner, "finance", event)).result(20)
+
+    def observe(decision: Decision, profit: float) -> None:
+        told = [NewOutcome(decision.id, {"profit": profit}, decision.occurred_at + timedelta(hours=2))]
+        write(lambda connection: record_outcomes(connection, owner, told))
+
+    # What a person approved goes well four times, so that the next one has similar cases to rest on.
+    for number in range(4):
+        asked = decide(number)
+        if asked.state is State.WAITING:
+            reason = "As agreed with the customer."
+            write(
+                partial(review.resolve, principal=owner, decision_id=asked.id, verdict=Verdict.APPROVE, reason=reason)
+            )
+        observe(asked, 20.0 + number)
+    alone = decide(48)
+    if alone.effect is not None:
+        observe(alone, 31.5)
+    return {
+        "resolved": asked,
+        "alone": alone,
+        "denied": decide(49, discount=0.8),
+        "waiting": decide(50, discount=0.25, amount=3000, category="Furniture"),
+        "large": decide(51, amount=12_000, segment="Corporate"),
+    }
+
+
+def _learn(database: Database, write: Callable[..., Any], owner: Principal) -> None:
+    """Counts by which the variant is better, and its promotion."""
+    with database.transaction() as connection:
+        for variant, successes, failures in (("baseline", 240, 160), ("cautious", 360, 60)):
+            connection.execute(
+                "INSERT INTO policy_variants_stats (node, policy, variant, draws, successes, failures, updated_at)"
+                " VALUES ('finance', %s, %s, %s, %s, %s, now()) ON CONFLICT (node, policy, variant) DO UPDATE"
+                " SET draws = excluded.draws, successes = excluded.successes, failures = excluded.failures",
+                (_NEWEST, variant, successes + failures, successes, failures),
+            )
+    write(lambda connection: promotion.propose(connection, owner, nodes.load(connection, "finance")))
 
 
 def _ask_for_approvals(settings: Settings, database: Database, owner: Principal) -> dict[str, Approval]:

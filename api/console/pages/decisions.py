@@ -22,7 +22,7 @@ from stemma.governance import nodes
 from stemma.governance.decisions import catalog, replaying, review
 from stemma.governance.decisions.model import Decision, State
 from stemma.governance.learning.drawing import Draw
-from stemma.governance.outcomes.catalog import find_outcome
+from stemma.governance.outcomes.catalog import find_outcomes
 from stemma.governance.policy import Level, Ruling
 from stemma.registry import catalog as registry
 from stemma.store.database import Connection, Database
@@ -105,7 +105,7 @@ def show_one(request: Request, principal: ReaderDep, database: DatabaseDep, deci
     """Why it was decided so, by which rules, what was known, what came of it, and its place on the ledger."""
     with database.snapshot() as connection:
         decision = catalog.get_decision(connection, decision_id)
-        outcome = find_outcome(connection, decision_id)
+        outcome = find_outcomes(connection, [decision_id]).get(decision_id)
         made_again = _made_again(connection, decision)
     draw = Draw.of_content(decision.draw) if decision.draw else None
     return render(
