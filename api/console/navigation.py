@@ -46,6 +46,8 @@ GROUPS: Final[dict[str, tuple[Family, ...]]] = {
         Family("Decisions", "/decisions", "decisions", "decide:read"),
         Family("Events", "/events", "events", "decide:read"),
         Family("Policies", "/policies", "policies", "decide:read"),
+        Family("Learning", "/learning", "learning", "decide:read"),
+        Family("Replay", "/replay", "replay", "decide:read"),
         Family("Switches", "/switches", "switches", "decide:read"),
     ),
     "Record": (

@@ -334,7 +334,8 @@ def _decide(
 ) -> dict[str, Decision]:
     decider = Decider(database, settings)
     begun = datetime.now(UTC) - timedelta(days=10)
-    usual = {"discount": 0.1, "amount": 400, "segment": "Consumer", "category": "Paper"}
+    # Both variants approve it, whichever is drawn.
+    usual = {"discount": 0.05, "amount": 400, "segment": "Consumer", "category": "Paper"}
 
     def decide(hours: int, **said: Any) -> Decision:
         event = NewEvent("DiscountRequested", usual | said, begun + timedelta(hours=hours), "CG-12520", "order-4711")

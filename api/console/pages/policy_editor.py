@@ -18,6 +18,7 @@ from stemma.access.principal import Principal
 from stemma.errors import StemmaError
 from stemma.governance import golden, policies
 from stemma.governance.checking import POLICY, TESTS, Checked, Finding, check
+from stemma.governance.learning.simulation import simulate
 from stemma.governance.policies import Texts
 from stemma.registry.differences import differences
 from stemma.registry.model import Published
@@ -26,6 +27,7 @@ router = APIRouter(prefix="/policies", route_class=limited("console"), include_i
 
 _STARTER: Final = Path(__file__).parents[1] / "starters"
 _MOST_SHOWN: Final = 160
+_SIMULATED: Final = 500
 
 WriterDep = Annotated[Principal, allow("decide:write")]
 PublisherDep = Annotated[Principal, allow("decide:publish")]
@@ -57,10 +59,12 @@ def review(
     """What publishing would change, or the editor where something is wrong."""
     texts = _texts(policy, tests)
     checked = check(texts.policy, texts.tests)
-    if checked.draft is None or not checked.valid:
+    if checked.draft is None or checked.policy is None or not checked.valid:
         return _editor(request, principal, texts, checked, status=422)
     draft = checked.draft
-    before = database.read(lambda connection: policies.before(connection, draft))
+    with database.snapshot() as connection:
+        before = policies.before(connection, draft)
+        simulation = simulate(connection, checked.policy, last=_SIMULATED)
     return render(
         request,
         "pages/policy_review.html",
@@ -70,7 +74,8 @@ def review(
         before=before,
         found=differences(before.content, draft.content) if before else (),
         results=checked.results,
-        unused=golden.unused(checked.policy, checked.results) if checked.policy else (),
+        unused=golden.unused(checked.policy, checked.results),
+        simulation=simulation,
         once=new_token(),
         may_publish=principal.may("decide:publish"),
     )
