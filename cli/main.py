@@ -21,6 +21,7 @@ from cli import (
     approvals,
     browser,
     database,
+    events,
     files,
     graph,
     historian,
@@ -30,6 +31,7 @@ from cli import (
     ledger,
     maps,
     notify,
+    outcomes,
     personal,
     policy,
     receipt,
@@ -61,10 +63,12 @@ personal.add_commands(app)
 sessions.add_commands(app)
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(browser.app, name="browser")
+app.add_typer(events.app, name="events")
 app.add_typer(files.app, name="files")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="keys")
 app.add_typer(maps.app, name="maps")
+app.add_typer(outcomes.app, name="outcomes")
 app.add_typer(policy.app, name="policy")
 app.add_typer(receipt.app, name="receipt")
 app.add_typer(notify.app, name="notify")

@@ -103,6 +103,16 @@ def record(connection: Connection, principal: Principal, events: Sequence[NewEve
     return Change((_entry(principal, [event for event, _ in new]),), (_insert(principal, now, new),), lambda _: result)
 
 
+def check(event: NewEvent, kind: EventType) -> str:
+    """The hash that the event, which says when it occurred, is kept with; raises what `record` raises for one of this
+    type that is wrong, with places within the event, such as `/data/amount`.
+    """
+    now = datetime.now(UTC)
+    said = _said(event, "", now, now)
+    kind.check(event.data, field="/data")
+    return said.sha256
+
+
 @dataclass(frozen=True, slots=True)
 class _Said:
     """What the sender says of an event: its canonical JSON and the hash of that."""

@@ -87,9 +87,9 @@ class _Decision:
 def record(connection: Connection, principal: Principal, outcomes: Sequence[NewOutcome]) -> Change[tuple[Outcome, ...]]:
     """Record 1 to `MAX_OUTCOMES` outcomes, with an entry of the chain `decisions` for each that says something new.
 
-    Raises Forbidden; InvalidInput that names the place of the first that is wrong, such as `/outcomes/2/metrics/profit`;
-    NotFound for an unknown decision; Conflict where a decision has not taken effect yet, and, when it is written, where
-    another outcome of it came at the same time.
+    Raises Forbidden; InvalidInput that names the place of the first that is wrong, such as
+    `/outcomes/2/metrics/profit`; NotFound for an unknown decision; Conflict where a decision has not taken effect yet,
+    and, when it is written, where another outcome of it came at the same time.
     """
     principal.require("decide:write")
     if not 0 < len(outcomes) <= MAX_OUTCOMES:
