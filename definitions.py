@@ -15,11 +15,12 @@ from resources.progress import ProgressLog
 from resources.store import StoreResource
 from schedules.knowledge import reread_sources
 from sensors.approvals import approvals
-from sensors.decisions import decisions
 from sensors.automation import automation
+from sensors.decisions import decisions
 from sensors.jobs import jobs_cancelled, jobs_done, jobs_failed, jobs_lost, jobs_waiting
 from sensors.journal import failed_runs
 from sensors.knowledge import inbox
+from sensors.learning import learning
 from sensors.notify import notify
 from sensors.receipts import receipts
 
@@ -37,6 +38,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             decisions,
             receipts,
             failed_runs,
+            learning,
             notify,
             automation,
             jobs_waiting,

@@ -31,6 +31,7 @@ from api.routers import (
     historian,
     jobs,
     keys,
+    learning,
     ledger,
     nodes,
     notifications,
@@ -117,6 +118,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(jobs.aliases)
     app.include_router(runs.router)
     app.include_router(runs.streams)
+    app.include_router(learning.router)
     app.include_router(ledger.router)
     app.include_router(events.router)
     app.include_router(events.aliases)

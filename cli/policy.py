@@ -88,6 +88,32 @@ def publish(file: File, as_json: Json = False) -> None:
 
 
 @app.command()
+def simulate(
+    file: File,
+    variant: Annotated[str, typer.Option(help="A variant of the policy.")] = "baseline",
+    last: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many events, the newest.")] = 1_000,
+    as_json: Json = False,
+) -> None:
+    """Say what a policy in a file would make of past events, beside what was decided. Its golden cases may fail."""
+    from cli.learning import show_transitions
+    from stemma.governance.learning.simulation import simulate as simulated
+
+    policy = _check(file).usable()
+    _, database = open_studio()
+    with database:
+        found = database.read(lambda connection: simulated(connection, policy, last=last, variant=variant))
+    if as_json:
+        print_json(found)
+        return
+    say(f"{found.policy}, {found.variant}: {found.events:,} events, of which {found.decided:,} were decided.")
+    for title, counts in (("Verdict", found.verdicts), ("Level", found.levels), ("Rule", found.rules)):
+        print_table("", (title, "events"), tuple(counts.items()), empty="No events.")
+    for rule in found.unused:
+        say(f"unused  {rule} answers in no event")
+    show_transitions(found.comparison)
+
+
+@app.command()
 def diff(before: Either, after: Either, as_json: Json = False) -> None:
     """Compare two versions, published or in files, part by part."""
     from stemma.registry.differences import differences

@@ -55,11 +55,20 @@ class Checked:
     def publishable(self) -> Draft:
         """What can be published; raises InvalidInput with the first finding, CheckFailed for a case that fails."""
         if self.draft is None:
-            first, more = self.findings[0], len(self.findings) - 1
-            hint = f"There are {more} more: `stemma policy validate` lists all." if more else None
-            raise InvalidInput("policy_invalid", str(first), field=first.text, hint=hint)
+            raise self._first()
         self.require_passed()
         return self.draft
+
+    def usable(self) -> Applicable:
+        """What can be evaluated, whether golden cases fail or not; raises InvalidInput with the first finding."""
+        if self.policy is None:
+            raise self._first()
+        return self.policy
+
+    def _first(self) -> InvalidInput:
+        first, more = self.findings[0], len(self.findings) - 1
+        hint = f"There are {more} more: `stemma policy validate` lists all." if more else None
+        return InvalidInput("policy_invalid", str(first), field=first.text, hint=hint)
 
     def require_passed(self) -> None:
         """Raises CheckFailed that names a golden case that fails."""

@@ -19,7 +19,7 @@ _BATCH: Final = 500
 _NEWEST: Final = 2**63 - 1
 _READ: Final = """
     SELECT d.id, d.position, d.node, d.event_id, d.policy || '@' || d.policy_version AS policy, d.variant, d.draw,
-        d.verdict, d.level, d.reasons, encode(d.verdict_sha256, 'hex') AS verdict_sha256, d.state, d.effect,
+        d.verdict, d.level, d.reasons, d.state, d.effect,
         d.occurred_at, c.content, o.metrics, o.success
     FROM decisions AS d
     JOIN decision_contexts AS c ON c.sha256 = d.context_sha256
@@ -54,7 +54,6 @@ class Logged:
     variant: str
     draw: Mapping[str, Any] | None
     said: Said
-    verdict_sha256: str
     state: str
     effect: Ruling | None
     occurred_at: datetime
@@ -82,7 +81,7 @@ def read(
 def _logged(row: Mapping[str, Any]) -> Logged:
     rests_on = json.loads(bytes(row["content"]))
     reasons = tuple(Reason(reason["rule"], reason["text"]) for reason in row["reasons"])
-    kept = ("id", "position", "node", "event_id", "policy", "variant", "draw", "verdict_sha256", "state", "occurred_at")
+    kept = ("id", "position", "node", "event_id", "policy", "variant", "draw", "state", "occurred_at")
     return Logged(
         **{name: row[name] for name in kept},
         said=Said(Ruling(row["verdict"]), Level(row["level"]), reasons),

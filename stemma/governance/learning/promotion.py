@@ -6,9 +6,7 @@ approval, and nothing where another policy decides at the node by then.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -23,17 +21,15 @@ from stemma.approvals.catalog import get_approval, get_content
 from stemma.approvals.model import Approval
 from stemma.approvals.model import State as Decided
 from stemma.approvals.requests import MAX_DIFF, Proposal, request
-from stemma.errors import Conflict, StemmaError, Unavailable
+from stemma.errors import Conflict, StemmaError
 from stemma.governance import nodes, policies
 from stemma.governance.learning.assessment import Assessment, Comparison, assess
 from stemma.governance.learning.catalog import Promotion, State, of_variant
 from stemma.governance.learning.standing import Standing, reference, standing
-from stemma.governance.learning.stopping import stop_harmful
 from stemma.governance.learning.successor import Successor, successor
 from stemma.governance.nodes import Node
 from stemma.ledger.change import Change
 from stemma.ledger.journal import audited
-from stemma.ledger.service import Ledger
 from stemma.ledger.writer import Statement
 from stemma.notify.messages import Message
 from stemma.notify.outbox import enqueue
@@ -41,11 +37,9 @@ from stemma.registry import catalog
 from stemma.registry.differences import differences
 from stemma.registry.model import Published
 from stemma.registry.semver import Version, parse_version
-from stemma.store.database import Connection, Database
+from stemma.store.database import Connection
 
-__all__ = ["Assessment", "assess", "propose", "propose_due", "settle", "settle_due"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["Assessment", "assess", "propose", "propose_due", "settle_due"]
 
 KIND: Final = "promotion"
 LIFETIME: Final = timedelta(days=14)
@@ -94,27 +88,6 @@ def settle_due(connection: Connection) -> tuple[Change[Promotion], ...]:
         if approval.state is not Decided.PENDING:
             changes.append(_settle(connection, promotion, approval))
     return tuple(changes)
-
-
-def settle(database: Database, ledger: Ledger) -> tuple[int, int]:
-    """Stop what does harm and settle what was decided; returns how many of each this call wrote.
-
-    Another process may write the same, and the ledger may be busy: what is not written now is written by the next look.
-    """
-    stopped = _commit(ledger, database.read(lambda connection: stop_harmful(connection, STUDIO)))
-    return stopped, _commit(ledger, database.read(settle_due))
-
-
-def _commit(ledger: Ledger, changes: tuple[Change[Any], ...]) -> int:
-    written = 0
-    try:
-        for future in [ledger.commit(change) for change in changes]:
-            with contextlib.suppress(Conflict):
-                future.result()
-                written += 1
-    except Unavailable as error:
-        logger.warning("what was learned is written later: %s", error)
-    return written
 
 
 def _candidate(stand: Standing) -> Comparison | None:

@@ -17,14 +17,15 @@ from psycopg.types.json import Jsonb
 
 from stemma.errors import NotFound
 from stemma.governance import policies
-from stemma.governance.evaluation import Reason, evaluate
+from stemma.governance.decisions import flags
+from stemma.governance.decisions.judging import judge
+from stemma.governance.evaluation import Reason
 from stemma.governance.learning.comparing import Comparison, compare
 from stemma.governance.learning.logged import Said, read
 from stemma.governance.policy import BASELINE, Level, Ruling
 from stemma.store.database import Connection
 
 AT_ONCE: Final = 2_000
-_FLAGS: Final = "SELECT node, value, set_at FROM node_flags WHERE flag = 'shadow' ORDER BY node"
 _LACKING: Final = """
     SELECT d.id FROM decisions AS d
     WHERE d.node = %(node)s AND d.decided_at >= %(since)s AND NOT EXISTS (
@@ -57,8 +58,11 @@ class Candidate:
 
 def candidates(connection: Connection) -> tuple[Candidate, ...]:
     """The candidates that the flags name, by node."""
-    rows = connection.execute(_FLAGS).fetchall()
-    return tuple(Candidate(node, policies.find(connection, value).reference, since) for node, value, since in rows)
+    return tuple(
+        Candidate(flag.node, policies.find(connection, flag.value).reference, flag.set_at)
+        for flag in flags.list_flags(connection)
+        if flag.flag == flags.SHADOW
+    )
 
 
 def candidate_of(connection: Connection, node: str) -> Candidate:
@@ -96,7 +100,7 @@ def _fill(connection: Connection, candidate: Candidate) -> int:
     made = []
     for decision_id, content in connection.execute(_CONTEXTS, (lacking,)):
         rests_on = json.loads(bytes(content))
-        verdict = evaluate(policy, rests_on["event"], rests_on["context"])
+        verdict = judge(policy, rests_on["event"], rests_on["context"], BASELINE)
         reasons = Jsonb([{"rule": reason.rule, "text": reason.text} for reason in verdict.reasons])
         hashes = bytes.fromhex(verdict.policy_sha256), bytes.fromhex(verdict.sha256)
         made.append(

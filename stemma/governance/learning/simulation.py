@@ -10,7 +10,8 @@ from typing import Any, Final
 from psycopg.rows import dict_row
 
 from stemma.errors import InvalidInput
-from stemma.governance.evaluation import Applicable, evaluate
+from stemma.governance.decisions.judging import judge
+from stemma.governance.evaluation import Applicable
 from stemma.governance.learning.comparing import Comparison, compare
 from stemma.governance.learning.logged import Logged, Said, read
 from stemma.governance.policy import BASELINE, Level, Ruling
@@ -87,7 +88,7 @@ class _Tally:
         self.rules: Counter[str] = Counter()
 
     def add(self, policy: Applicable, event: Mapping[str, Any], context: Mapping[str, Any], variant: str) -> Said:
-        verdict = evaluate(policy, event, context, variant=variant)
+        verdict = judge(policy, event, context, variant)
         self.events += 1
         self.verdicts[verdict.verdict] += 1
         self.levels[verdict.level] += 1

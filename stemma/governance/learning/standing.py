@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from stemma.errors import Conflict
 from stemma.governance import nodes, policies
+from stemma.governance.decisions import flags
 from stemma.governance.evaluation import applied
 from stemma.governance.learning.assessment import Assessment, assess
 from stemma.governance.learning.drawing import propensities
@@ -46,10 +47,8 @@ def standing(connection: Connection, node: Node) -> Standing:
 
 def reference(connection: Connection, node: Node) -> str:
     """The policy that decides at a node now: what its flag says, else what the node says."""
-    row = connection.execute(
-        "SELECT value FROM node_flags WHERE (node, flag) = (%s, 'policy')", (node.name,)
-    ).fetchone()
-    return row[0] if row and isinstance(row[0], str) else node.policy
+    own = (flag.value for flag in flags.list_flags(connection, node.name) if flag.flag == flags.POLICY)
+    return next(own, node.policy)
 
 
 def learning_nodes(connection: Connection) -> Iterator[Node]:
