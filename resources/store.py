@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import dagster as dg
 from pydantic import PrivateAttr
 
+from stemma.ledger.change import Change
 from stemma.ledger.entries import NewEntry
 from stemma.ledger.service import Ledger
 from stemma.store.database import Database
 from stemma.store.settings import Settings, load_settings
+
+T = TypeVar("T")
 
 
 class StoreResource(dg.ConfigurableResource):
@@ -30,6 +35,11 @@ class StoreResource(dg.ConfigurableResource):
         """Append entries to the ledger; those that it has already, with the same ids, stay as they are."""
         with Ledger(self._database.urls, self._settings) as ledger:
             ledger.append(entries).result()
+
+    def commit(self, change: Change[T]) -> T:
+        """Write a change with its entries; returns its result."""
+        with Ledger(self._database.urls, self._settings) as ledger:
+            return ledger.commit(change).result()
 
     @property
     def settings(self) -> Settings:

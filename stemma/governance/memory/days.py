@@ -89,11 +89,7 @@ def bring_up(
             " VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (product, node, day) DO UPDATE SET"
             " input_sha256 = excluded.input_sha256, content_sha256 = excluded.content_sha256,"
             " rows = excluded.rows, made_at = excluded.made_at",
-            [
-                (product.value, *key, wanted[key], made[key].sha256, made[key].rows)
-                for key in anew
-                if key not in gone
-            ],
+            [(product.value, *key, wanted[key], made[key].sha256, made[key].rows) for key in anew if key not in gone],
         )
     return Report(tuple(anew), _days(connection, product, span, anew))
 

@@ -12,12 +12,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Final
 
 from stemma.governance.memory import features, windows
 from stemma.governance.memory.days import Product, stale_of
-from stemma.governance.memory.inputs import Span, published_nodes
+from stemma.governance.memory.inputs import Span, published_nodes, types_of
 from stemma.governance.nodes import Feature, Node
 from stemma.rules.language import MAX_NUMBER, MAX_TEXT
 from stemma.store.database import Connection
@@ -25,7 +26,7 @@ from stemma.store.database import Connection
 _MOST: Final = 20
 _EVENTS: Final = """
     SELECT type, entity, occurred_at, id::text, data::text FROM events
-    WHERE entity IS NOT NULL AND occurred_at >= %(since)s AND occurred_at < %(until)s
+    WHERE entity IS NOT NULL AND type = ANY (%(types)s) AND occurred_at >= %(since)s AND occurred_at < %(until)s
 """
 _DECISIONS: Final = """
     SELECT event_type, entity, occurred_at, id::text, effect FROM decisions
@@ -56,39 +57,66 @@ class _Fact:
 
 @dataclass(frozen=True, slots=True)
 class Recount:
-    """What was compared, and every difference that was found, at most some of them in words."""
+    """How many days of entities were compared, how many windows, how many stale days were left out, and the first
+    differences in words.
+    """
 
-    entities: int
-    compared: int
+    days: int
+    windows: int
     left_out: int
     differences: tuple[str, ...]
 
 
 def recount(connection: Connection, span: Span) -> Recount:
-    """Compare the features of every entity at the end of each day of the span on which something happened to it."""
-    entities, compared, left_out = 0, 0, 0
+    """Compare what each day of a span adds to the features of each entity, and each entity's windows at the end of its
+    last day in it, where all days of theirs are made.
+    """
+    days, whole, left_out = 0, 0, 0
     differences: list[str] = []
     for node in published_nodes(connection):
-        stale = {day for _, day in stale_of(connection, Product.FEATURES, span, features.inputs(connection, [node], span))}
-        facts = _by_entity(_facts(connection, node, span))
-        entities += len(facts)
-        left_out += len(stale)
-        for entity, known in facts.items():
-            for day in sorted({fact.day for fact in known if span.first <= fact.day <= span.last}):
-                if any(day - timedelta(days=_longest(node)) < one <= day for one in stale):
-                    continue
-                compared += 1
-                counted = _features(node, known, day)
-                kept = windows.features_on(connection, node, entity, day).values
-                if counted != kept:
-                    differences.append(_told(node, entity, day, counted, kept))
-        differences += _unfounded(connection, node, span, set(facts), stale)
-    return Recount(entities, compared, left_out, tuple(differences[:_MOST]))
+        wide = Span(span.first - timedelta(days=_longest(node)), span.last)
+        stale = {day for _, day in _stale(connection, node, wide)}
+        left_out += sum(span.first <= day for day in stale)
+        facts, kept = _by_entity(_facts(connection, node, wide)), _kept(connection, node, wide)
+        for entity in sorted({*facts, *kept}):
+            known, rows = facts[entity], kept[entity]
+            seen = {fact.day for fact in known} | {day for day, _ in rows}
+            compared = sorted(day for day in seen - stale if span.first <= day)
+            ends: list[tuple[date, bool]] = [(day, False) for day in compared]
+            if compared and not any(_begin(node, compared[-1]) <= day <= compared[-1] for day in stale):
+                ends.append((compared[-1], True))
+            for day, whole_window in ends:
+                first = date.min if whole_window else day
+                counted = _features(node, [fact for fact in known if fact.day >= first], day)
+                found = windows.added_up(node, day, [row for row in rows if row[0] >= first])
+                if counted != found:
+                    differences.append(_told(node, entity, day, counted, found))
+            days, whole = days + len(compared), whole + len(ends) - len(compared)
+    return Recount(days, whole, left_out, tuple(differences[:_MOST]))
+
+
+def _stale(connection: Connection, node: Node, span: Span) -> list[tuple[str, date]]:
+    wanted = features.inputs(connection, [node], span)
+    return [key for key in stale_of(connection, Product.FEATURES, span, wanted) if key[0] == node.name]
+
+
+def _kept(connection: Connection, node: Node, span: Span) -> dict[str, list[tuple[date, Any]]]:
+    found: dict[str, list[tuple[date, Any]]] = defaultdict(list)
+    for entity, day, states in connection.execute(
+        "SELECT entity, day, features::text FROM entity_features WHERE node = %s AND day BETWEEN %s AND %s ORDER BY day",
+        (node.name, span.first, span.last),
+    ).fetchall():
+        found[entity].append((day, json.loads(states, parse_float=Decimal)))
+    return found
+
+
+def _begin(node: Node, day: date) -> date:
+    """The first day that a window which ends with `day` looks at."""
+    return day - timedelta(days=_longest(node) - 1)
 
 
 def _facts(connection: Connection, node: Node, span: Span) -> Iterator[_Fact]:
-    wide = Span(span.first - timedelta(days=_longest(node)), span.last)
-    wanted = {**wide.parameters, "node": node.name}
+    wanted = {**span.parameters, "node": node.name, "types": sorted(types_of(node))}
     for kind, entity, at, of, data in connection.execute(_EVENTS, wanted):
         yield _Fact("event", kind, entity, at, of, {"event": {"data": _exact(data)}})
     for kind, entity, at, of, effect in connection.execute(_DECISIONS, wanted):
@@ -140,7 +168,9 @@ def _value(feature: Feature, seen: Sequence[tuple[datetime, str, Any]]) -> Any:
             truths = [value for _, _, value in seen if isinstance(value, bool)]
             return sum(truths) / len(truths) if truths else None
         case "distinct":
-            return float(len({json.dumps(value, sort_keys=True, default=str) for _, _, value in seen if value is not None}))
+            return float(
+                len({json.dumps(value, sort_keys=True, default=str) for _, _, value in seen if value is not None})
+            )
         case "last":
             usable = [(at, of, value) for at, of, value in seen if _usable(value)]
             value = max(usable, key=lambda one: one[:2])[2] if usable else None
@@ -182,16 +212,3 @@ def _told(node: Node, entity: str, day: date, counted: Mapping[str, Any], kept: 
     # Entities may be persons: whoever looks into a difference finds them by the day and this hash.
     who = hashlib.sha256(entity.encode()).hexdigest()[:8]
     return f"{node.name} {day} {who}: {name} is kept as {kept.get(name)}, counted as {counted.get(name)}"
-
-
-def _unfounded(
-    connection: Connection, node: Node, span: Span, entities: set[str], stale: set[date]
-) -> Iterator[str]:
-    """Rows of entities to which nothing happened."""
-    for entity, day in connection.execute(
-        "SELECT entity, day FROM entity_features WHERE node = %s AND day BETWEEN %s AND %s ORDER BY day",
-        (node.name, span.first, span.last),
-    ).fetchall():
-        if entity not in entities and day not in stale:
-            who = hashlib.sha256(entity.encode()).hexdigest()[:8]
-            yield f"{node.name} {day} {who}: there are features, but nothing happened"

@@ -57,7 +57,8 @@ def tallies(connection: Connection, known: Sequence[Node], span: Span) -> dict[K
     for day in sorted({*by_day, *wanted}):
         for node, policy, variant, *counts in by_day[day]:
             before = so_far[node][policy].get(variant, (0, 0, 0))
-            so_far[node][policy][variant] = tuple(a + b for a, b in zip(before, counts, strict=True))  # type: ignore[assignment]
+            draws, successes, failures = (a + b for a, b in zip(before, counts, strict=True))
+            so_far[node][policy][variant] = draws, successes, failures
         for node in wanted[day]:
             found[node, day] = {policy: dict(variants) for policy, variants in sorted(so_far[node].items())}
     return found

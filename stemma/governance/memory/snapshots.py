@@ -105,9 +105,7 @@ class _Day:
                 "effects": dict(sorted(self.effects.items())),
                 "variants": dict(sorted(self.variants.items())),
             },
-            "reasons": [
-                {"rule": rule, "text": text, "count": count} for (rule, text), count in _most(self.reasons)
-            ],
+            "reasons": [{"rule": rule, "text": text, "count": count} for (rule, text), count in _most(self.reasons)],
             "outcomes": dict(sorted(self.outcomes.items())),
             "metrics": self.metrics,
         }
