@@ -15,8 +15,9 @@ from api.limits import limited
 from stemma.access.principal import Principal
 from stemma.errors import NotFound, StemmaError
 from stemma.governance import policies
+from stemma.governance.decisions.replaying import replay_all
 from stemma.governance.learning import shadow
-from stemma.governance.learning.replay import replay, reproduce
+from stemma.governance.learning.replay import replay
 from stemma.governance.policy import BASELINE
 from stemma.registry import catalog
 
@@ -38,8 +39,9 @@ def show(
     policy: Annotated[str, Query(max_length=200)] = "",
     variant: Annotated[str, Query(max_length=63)] = "",
     last: LastQuery = _LAST,
+    again: bool = False,
 ) -> Response:
-    """Another policy on the contexts of the last decisions; without one, the recorded ones once more."""
+    """Another policy on the contexts of the last decisions, or every decision by what is recorded of it."""
     found, made_again, reference, error = None, None, None, None
     with database.snapshot() as connection:
         known = catalog.list_newest(connection, policies.KIND, limit=_POLICIES).data
@@ -48,8 +50,8 @@ def show(
                 loaded = policies.load(connection, policy.strip())
                 reference = loaded.reference
                 found = replay(connection, loaded, last=last, variant=variant.strip() or BASELINE)
-            else:
-                made_again = reproduce(connection, last=last)
+            elif again:
+                made_again = replay_all(connection)
         except StemmaError as refused:
             error = refused
     given: dict[str, Any] = {"policy": policy, "variant": variant, "last": last}
