@@ -65,13 +65,6 @@ expect.set_options(timeout=30_000)
 
 
 @dataclass(frozen=True)
-class Governed:
-    """What the governance loop holds: decisions by how they stand."""
-
-    decisions: dict[str, Decision]
-
-
-@dataclass(frozen=True)
 class Stock:
     """What the studio holds that a page's address may need."""
 
@@ -82,7 +75,7 @@ class Stock:
     approvals: dict[str, Approval]
     runs: Any
     jobs: dict[str, Job]
-    governed: Governed
+    governed: dict[str, Decision]
 
 
 @dataclass(frozen=True)
@@ -116,12 +109,27 @@ PAGES = (
     Page("run-failed", lambda stock: f"/runs/{stock.runs.failed}", "has no words"),
     Page("run-deleted", lambda stock: f"/runs/{stock.run_id}", "Only its receipts are left"),
     Page("run-log", lambda stock: f"/runs/{stock.runs.second}/log?level=INFO", "a word is long"),
+    Page("decisions", lambda stock: "/decisions", "The discount is a usual one."),
+    Page("decisions-nothing", lambda stock: "/decisions?node=hr&state=lapsed", "No decision matches"),
+    Page("review", lambda stock: "/decisions/review", "Orders of more than 10,000"),
+    Page("decision", lambda stock: f"/decisions/{stock.governed['alone'].id}", "made again: the same verdict"),
+    Page("decision-waiting", lambda stock: f"/decisions/{stock.governed['waiting'].id}", "if nobody decides by then"),
+    Page("decision-resolved", lambda stock: f"/decisions/{stock.governed['resolved'].id}", "As agreed with the"),
+    Page("decision-resolve", lambda stock: _resolve(stock), "It takes effect at once"),
+    Page("events", lambda stock: "/events?type=DiscountRequested", "CG-12520"),
+    Page("event", lambda stock: f"/events/{stock.governed['denied'].event_id}", "higher than any that is given"),
     Page("policies", lambda stock: "/policies", "never given"),
     Page("policy", lambda stock: "/policies/finance.discounts@1.1.0", "More than half of this customer"),
-    Page("policy-old", lambda stock: "/policies/finance.discounts@1.0.0", "The newest is 1.1.0"),
     Page("policy-diff", lambda stock: "/policies/finance.discounts@1.0/diff?against=finance.discounts", "highest"),
     Page("policy-edit", lambda stock: "/policies/-/edit?of=finance.discounts", "There is no changelog."),
-    Page("policy-new", lambda stock: "/policies/-/edit", "EDIT HERE"),
+    Page("learning", lambda stock: "/learning", "Look and decide"),
+    Page("learning-savings", lambda stock: "/learning/savings", "Not seen, estimated"),
+    Page("learning-days", lambda stock: "/learning/days", "too few to say"),
+    Page("replay", lambda stock: "/replay?again=true", "all of them"),
+    Page("replay-policy", lambda stock: "/replay?policy=finance.discounts@1.0.0", "No rule speaks of a discount"),
+    Page("shadow", lambda stock: "/replay/shadow", "runs in the shadow"),
+    Page("switches", lambda stock: "/switches", "Stop everything"),
+    Page("switches-node", lambda stock: "/switches/finance", "Ask another version"),
     Page("approvals", lambda stock: "/approvals", "policy/refunds"),
     Page("approvals-denied", lambda stock: "/approvals?state=denied", "site/imprint"),
     Page("approvals-none", lambda stock: "/approvals?state=withdrawn", "None withdrawn"),
@@ -149,6 +157,10 @@ PAGES = (
     Page("sign-in-link", lambda stock: "/sign-in/stl_none", "uses nothing up"),
 )
 """Every family of the navigation, and every page with an address of its own."""
+
+
+def _resolve(stock: Stock) -> str:
+    return f"/decisions/{stock.governed['large'].id}/resolve?verdict=deny"
 
 
 def _step(stock: Stock, step: str) -> str:
@@ -301,7 +313,7 @@ def _work(settings: Settings, database: Database, runs: Any) -> dict[str, Job]:
     return jobs
 
 
-def govern(settings: Settings, database: Database, owner: Principal) -> Governed:
+def govern(settings: Settings, database: Database, owner: Principal) -> dict[str, Decision]:
     """The samples, a few decisions with what came of them, a better variant, and days that were summed up."""
     with Ledger(database.urls, settings) as ledger:
 
@@ -319,7 +331,7 @@ def govern(settings: Settings, database: Database, owner: Principal) -> Governed
         days = Span(today - timedelta(days=12), today)
         for sync in (sync_features, sync_scorecards, sync_drift):
             sync(database, days)
-    return Governed(decisions)
+    return decisions
 
 
 def _publish_stricter(write: Callable[..., Any], owner: Principal) -> None:
@@ -362,7 +374,7 @@ def _decide(
     return {
         "resolved": asked,
         "alone": made[-1],
-        "denied": decide(90, discount=0.8),
+        "denied": decide(90, discount=0.28),
         "waiting": decide(91, discount=0.25, amount=3000, category="Furniture"),
         "large": decide(92, amount=12_000, segment="Corporate"),
     }

@@ -118,6 +118,7 @@ def show_days(request: Request, principal: ReaderDep, database: DatabaseDep, nod
         drift=drift,
         newest=newest,
         measures=[(measure, _beside(measure)) for measure in newest.content["measures"]] if newest else [],
+        compared=newest is not None and any(one["psi"] is not None for one in newest.content["measures"]),
         alarms=_alarms(drift.data) if drift else {},
     )
 

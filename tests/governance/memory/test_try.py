@@ -1,9 +1,11 @@
-import time, random, sys, os
+import random
+import sys
+import time
 
 sys.path.insert(0, "tests/governance/memory")
 from conftest import *
-import pytest
-from stemma.governance.memory import features, snapshots, drift, scorecards, embeddings, windows
+
+from stemma.governance.memory import drift, features, scorecards, snapshots, windows
 from stemma.governance.memory.inputs import Span
 from stemma.knowledge.embedding import load_model
 
