@@ -1,11 +1,9 @@
-import random
-import sys
-import time
+import time, random, sys, os
 
 sys.path.insert(0, "tests/governance/memory")
 from conftest import *
-
-from stemma.governance.memory import drift, features, scorecards, snapshots, windows
+import pytest
+from stemma.governance.memory import features, snapshots, drift, scorecards, embeddings, windows
 from stemma.governance.memory.inputs import Span
 from stemma.knowledge.embedding import load_model
 
