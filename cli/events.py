@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID, uuid4
@@ -26,6 +27,13 @@ Cursor = Annotated[str | None, typer.Option(help="`next_cursor` of the page befo
 TypeName = Annotated[str, typer.Option("--type", help="A published event type.")]
 Entity = Annotated[str | None, typer.Option(help="What or whom it is about.")]
 _REJECTED = ".rejected.csv"
+
+
+class Service(StrEnum):
+    """Where adapters read."""
+
+    GITHUB = "github"
+    STRIPE = "stripe"
 
 
 @app.command()
@@ -164,6 +172,33 @@ def import_events(
             say(f"Columns not looked at: {', '.join(imported.ignored)}.")
     if imported.rejected:
         raise typer.Exit(CheckFailed.exit_code)
+
+
+@app.command()
+def sync(
+    service: Annotated[Service, typer.Argument(help="Where to read.")],
+    repository: Annotated[str | None, typer.Option(help="Of GitHub: owner/name.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Record what happened in another service since it was read last: Stripe's invoices, GitHub's issues."""
+    from stemma.governance.adapters.github import GitHubIssues, open_github
+    from stemma.governance.adapters.stripe import StripeInvoices, open_stripe
+    from stemma.governance.adapters.syncing import sync as synced
+    from stemma.ledger.service import Ledger
+
+    if (service is Service.GITHUB) != (repository is not None):
+        raise InvalidInput(
+            "repository_invalid", "A repository is named for GitHub, and only there.", field="repository"
+        )
+    settings, database = open_studio()
+    service_of = open_github if repository else open_stripe
+    with service_of(settings) as web, database, Ledger(database.urls, settings) as ledger:
+        adapter = GitHubIssues(web, repository) if repository else StripeInvoices(web)
+        done = synced(database, ledger, local_principal(), adapter)
+    if as_json:
+        print_json(done)
+    else:
+        say(f"{done.source}: {done.read:,} read, {done.recorded:,} recorded.")
 
 
 @types_app.command()

@@ -15,7 +15,7 @@ from stemma.store.settings import load_settings
 
 if TYPE_CHECKING:
     from resources.event_log import Unreceipted
-    from stemma.ledger.verification import Report
+    from stemma.ledger.verification import Finding, Report
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -31,6 +31,8 @@ def verify(
 ) -> None:
     """Verify the ledger and name what was tampered with or has no receipt; ends with 6 when there is something."""
     from resources import event_log
+    from stemma.governance.events import verification as events
+    from stemma.governance.events.recording import CHAIN as EVENTS
     from stemma.ledger.receipts import CHAIN
     from stemma.ledger.verification import verify as verify_ledger
     from stemma.store import migrations
@@ -41,7 +43,8 @@ def verify(
         migrations.upgrade(database.urls.owner)
         report = verify_ledger(database, settings, chain=chain, head_file=head, deep=deep)
         missing = event_log.without_receipt(database) if chain in (None, CHAIN) else []
-    report = _with_missing(report, missing)
+        changed = database.read(lambda c: list(events.check(c))) if chain in (None, EVENTS) else []
+    report = _with(_with_missing(report, missing), changed)
     if as_json:
         print_json(report)
     else:
@@ -62,15 +65,21 @@ def _verdict(report: Report, count: int) -> str:
 def _with_missing(report: Report, missing: Sequence[Unreceipted]) -> Report:
     """The report with the materializations that nobody wrote a receipt of."""
     from stemma.ledger.receipts import CHAIN
-    from stemma.ledger.verification import MAX_FINDINGS, Finding
+    from stemma.ledger.verification import Finding
 
-    room = MAX_FINDINGS - len(report.findings)
-    named = tuple(Finding("receipt_missing", f"{item}.", CHAIN) for item in missing[:room])
+    return _with(report, [Finding("receipt_missing", f"{item}.", CHAIN) for item in missing])
+
+
+def _with(report: Report, found: Sequence[Finding]) -> Report:
+    """The report with what others found."""
+    from stemma.ledger.verification import MAX_FINDINGS
+
+    named = tuple(found[: MAX_FINDINGS - len(report.findings)])
     return dataclasses.replace(
         report,
-        clean=report.clean and not missing,
+        clean=report.clean and not found,
         findings=report.findings + named,
-        omitted=report.omitted + len(missing) - len(named),
+        omitted=report.omitted + len(found) - len(named),
     )
 
 

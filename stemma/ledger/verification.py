@@ -53,6 +53,9 @@ Code = Literal[
     "key_not_endorsed",
     "personal_key_missing",
     "erased_key_kept",
+    "event_edited",
+    "events_changed",
+    "event_unrecorded",
 ]
 
 

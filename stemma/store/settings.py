@@ -125,6 +125,15 @@ class Settings(BaseSettings):
     fetch_max_bytes: int = Field(default=50_000_000, ge=1, description="Largest body the outgoing fetcher accepts")
     fetch_timeout: float = Field(default=30.0, gt=0, description="Seconds one outgoing fetch may take in all")
 
+    stripe_key: SecretStr | None = Field(
+        default=None, description="Restricted key of Stripe, to read what happened to invoices; unset: it is not read"
+    )
+    stripe_url: str = Field(default="https://api.stripe.com", description="Where Stripe answers")
+    github_token: SecretStr | None = Field(
+        default=None, description="Token of GitHub, to read issues; unset: only those of public repositories"
+    )
+    github_url: str = Field(default="https://api.github.com", description="Where GitHub answers")
+
     notify_timeout: float = Field(
         default=15.0, ge=0.1, le=25.0, description="Seconds one attempt to deliver a notification may take in all"
     )
