@@ -15,6 +15,7 @@ BENCHMARKS = (
     "redaction",
     "policy_rules",
     "bandit",
+    "savings",
     "console_lists",
     "run_launch",
     "map_tiles",

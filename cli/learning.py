@@ -54,15 +54,15 @@ def show(node: Node, as_json: Json = False) -> None:
         guardrails = stand.guardrails.model_dump(mode="json")
         print_json({**told, "policy": stand.policy.reference, "guardrails": guardrails, "assessment": assessed})
         return
-    whys = {one.rate.variant: f"{one.standing}: {one.why}" for one in stand.assessment.variants}
     rows = []
     for one in stand.stats:
         low, high = one.posterior.interval()
-        rate = f"{one.posterior.mean:.1%} ({low:.1%} to {high:.1%})"
-        drawn = f"{stand.propensities[one.variant]:.1%}"
-        rows.append((one.variant, one.draws, one.successes, one.failures, rate, drawn, whys.get(one.variant, "")))
-    columns = ("variant", "draws", "successes", "failures", "rate", "drawn", "beside the baseline")
+        rate, drawn = f"{one.posterior.mean:.1%} ({low:.1%} to {high:.1%})", f"{stand.propensities[one.variant]:.1%}"
+        rows.append((one.variant, one.draws, one.successes, one.failures, rate, drawn))
+    columns = ("variant", "draws", "good", "bad", "success", "drawn now")
     print_table(f"{stand.policy.reference} at {node}", columns, rows, empty="No variants.")
+    for found in stand.assessment.variants:
+        say(f"{found.rate.variant} is {found.standing.value.replace('_', ' ')}. {found.why}")
 
 
 @app.command()

@@ -21,8 +21,13 @@ from cli import (
     approvals,
     browser,
     database,
+<<<<<<< HEAD
+    decisions,
+=======
     events,
+>>>>>>> gov-events
     files,
+    flags,
     graph,
     historian,
     jobs,
@@ -31,6 +36,7 @@ from cli import (
     learning,
     ledger,
     maps,
+    nodes,
     notify,
     outcomes,
     personal,
@@ -65,13 +71,22 @@ personal.add_commands(app)
 sessions.add_commands(app)
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(browser.app, name="browser")
+<<<<<<< HEAD
+app.add_typer(decisions.app, name="decisions")
+=======
 app.add_typer(events.app, name="events")
+>>>>>>> gov-events
 app.add_typer(files.app, name="files")
+app.add_typer(flags.app, name="flags")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="keys")
 app.add_typer(learning.app, name="learning")
 app.add_typer(maps.app, name="maps")
+<<<<<<< HEAD
+app.add_typer(nodes.app, name="nodes")
+=======
 app.add_typer(outcomes.app, name="outcomes")
+>>>>>>> gov-events
 app.add_typer(policy.app, name="policy")
 app.add_typer(learning.promotions, name="promotions")
 app.add_typer(receipt.app, name="receipt")

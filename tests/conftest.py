@@ -43,6 +43,12 @@ from stemma.access.keys import IssuedKey, NewKey, create_key
 from stemma.access.permissions import SCOPES, Role
 from stemma.access.principal import local_principal
 from stemma.errors import CheckFailed
+from stemma.governance import nodes, policies
+from stemma.governance.decisions.deciding import Decider
+from stemma.governance.events import types
+from stemma.governance.events.model import NewEvent
+from stemma.governance.outcomes import recording as outcomes
+from stemma.governance.outcomes.model import NewOutcome
 from stemma.knowledge import sources
 from stemma.knowledge.chunking import Chunker
 from stemma.knowledge.chunks import sync_chunks
@@ -592,3 +598,93 @@ def index_library(equip: Callable[[Settings], Embedder]) -> Callable[[Settings, 
         build_generation(database, settings, embedder)
 
     return index
+
+
+DESK = {
+    "event": (
+        "{name: Asked, version: 1.0.0, changelog: First., description: A discount., schema: {type: object, required:"
+        " [amount, discount], properties: {amount: {type: number}, discount: {type: number}, kind: {type: string}}}}"
+    ),
+    "policy": """\
+name: desk.asked
+version: 1.0.0
+changelog: First version.
+description: Which discounts are given.
+node: desk
+events: [Asked]
+inputs:
+  amount: {type: number, from: /event/data/amount}
+  discount: {type: number, from: /event/data/discount}
+  kind: {type: text, from: /event/data/kind, default: paper}
+parameters: {usual: 0.1}
+variants:
+  generous: {parameters: {usual: 0.2}}
+bundles:
+  - id: size
+    rules:
+      - {id: beyond, when: discount > 0.4, then: deny, reason: It is too much.}
+      - {id: usual, when: discount <= usual, then: approve, reason: It is usual.}
+default: {then: escalate, reason: It is unusual.}
+autonomy: [{level: AL3, when: amount < 900.0}, {level: AL2, when: amount >= 900.0}]
+escalation: {to: sales, within_hours: 24, then: deny}
+""",
+    "tests": """\
+cases:
+  - name: usual
+    event: {type: Asked, data: {amount: 10, discount: 0.1}}
+    expect: {verdict: approve, level: AL3, rules: [size/usual]}
+  - name: unusual
+    event: {type: Asked, data: {amount: 10, discount: 0.2}}
+    expect: {verdict: escalate, level: AL0, rules: [default]}
+  - name: unusual, for the generous
+    event: {type: Asked, data: {amount: 10, discount: 0.2}}
+    variant: generous
+    expect: {verdict: approve, level: AL3, rules: [size/usual]}
+""",
+    "node": """\
+name: desk
+version: 1.0.0
+changelog: First version.
+description: Discounts.
+policy: desk.asked@1
+entity: Nobody
+events: {Asked: {text: []}}
+reward: {metrics: {profit: number}, success: profit > 0.0, failure: profit <= 0.0}
+learning: {minimum_samples: 20}
+""",
+}
+
+
+@pytest.fixture(scope="session")
+def open_desk() -> Callable[[Settings, Database, int], None]:
+    """Publish a small node that learns, have it decide about some requests, and tell it what came of those it gave: the
+    amount times what the discount leaves of a margin of 0.3.
+    """
+
+    def open_it(settings: Settings, database: Database, count: int) -> None:
+        me = local_principal()
+        decider = Decider(database, settings)
+        with Ledger(database.urls, settings) as ledger:
+            for make in (
+                lambda c: types.publish(c, me, DESK["event"]),
+                lambda c: policies.publish(c, me, DESK["policy"], DESK["tests"]),
+                lambda c: nodes.publish(c, me, DESK["node"]),
+            ):
+                ledger.commit(database.read(make)).result(20)
+            changes = [decider.decide(me, "desk", _request(place)) for place in range(count)]
+            made = [future.result(20) for future in [ledger.commit(change) for change in changes]]
+            ended = [
+                NewOutcome(one.id, {"profit": one.event["data"]["amount"] * (0.3 - one.event["data"]["discount"])})
+                for one in made
+                if one.effect == "approve"
+            ]
+            for at in range(0, len(ended), 500):
+                part = ended[at : at + 500]
+                ledger.commit(database.read(lambda c, part=part: outcomes.record(c, me, part))).result(20)
+
+    return open_it
+
+
+def _request(place: int) -> NewEvent:
+    data = {"amount": 100.0 + 37 * place % 1000, "discount": (0.0, 0.1, 0.2, 0.5)[place % 4], "kind": f"k{place % 3}"}
+    return NewEvent("Asked", data, id=UUID(int=place + 1))

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-import rfc8785
-
 from stemma.errors import InvalidInput
 from stemma.governance.policy import BASELINE, MAX_CONDITIONS, MAX_COST, Level, Policy, Ruling, type_of
 from stemma.governance.yaml_text import Path
+from stemma.ledger.entries import canonical
 from stemma.registry.model import Published
 from stemma.rules.conditions import Condition, Language, Values, checked, language
 from stemma.rules.language import Type
@@ -53,7 +52,7 @@ class Verdict:
         """SHA-256 over the canonical JSON of verdict, level and reasons with the ids of their rules."""
         reasons = [{"rule": reason.rule, "text": reason.text} for reason in self.reasons]
         said = {"verdict": self.verdict.value, "level": self.level.value, "reasons": reasons}
-        return hashlib.sha256(rfc8785.dumps(said)).hexdigest()
+        return hashlib.sha256(canonical(said)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

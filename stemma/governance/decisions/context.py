@@ -20,7 +20,7 @@ from stemma.store.database import Connection
 
 _FEWEST: Final = 3
 """Similar cases with an outcome, below which nothing is concluded from them."""
-_DIGITS: Final = 6
+_DIGITS: Final = 4
 
 _LOOK: Final = """
     SELECT
@@ -123,7 +123,7 @@ def assembled(found: Found, *, stopped: bool) -> dict[str, Any]:
     cases = [
         {
             "decision_id": decision,
-            "distance": round(distance, _DIGITS),
+            "distance": _number(distance),
             "verdict": verdict,
             "effect": effect,
             "success": success,
@@ -141,7 +141,13 @@ def assembled(found: Found, *, stopped: bool) -> dict[str, Any]:
 
 def _confidence(outcomes: list[bool | None]) -> float:
     known = [success for success in outcomes if success is not None]
-    return round(sum(known) / len(known), _DIGITS) if len(known) >= _FEWEST else 0.0
+    return _number(sum(known) / len(known)) if len(known) >= _FEWEST else 0
+
+
+def _number(value: float) -> float:
+    """Rounded, and whole where it is whole: then its canonical form is the one that is written fast."""
+    short = round(float(value), _DIGITS)
+    return int(short) if short.is_integer() else short
 
 
 def _day(at: datetime) -> date:

@@ -22,8 +22,8 @@ import numpy as np
 
 from stemma.errors import Conflict
 from stemma.governance import policies
-from stemma.governance.learning.modelling import Space, nearest, regression
-from stemma.governance.learning.offpolicy import Interval
+from stemma.governance.learning.modelling import Inputs, Space, nearest, regression
+from stemma.governance.learning.offpolicy import NORMAL, Interval
 from stemma.governance.learning.standing import reference
 from stemma.governance.learning.valued import Case, Done, cases
 from stemma.governance.nodes import Node
@@ -103,32 +103,33 @@ def savings(connection: Connection, node: Node, *, metric: str, last: int) -> Sa
     )
 
 
+def modelled(known: Sequence[Inputs], values: Sequence[float], asked: Sequence[Inputs]) -> tuple[Modelled, ...]:
+    """What each model says of the total value of what is asked, and the middle 95 % of what it says with samples of
+    what is known.
+    """
+    space, count = Space.of([*known, *asked]), len(known)
+    samples = np.random.default_rng(_SEED).multinomial(count, np.full(count, 1 / count), size=_SAMPLES)
+    weights = np.vstack([np.ones((1, count)), samples])
+    return tuple(
+        Modelled(name, _middle(model(space, known, np.array(values), asked, weights)))
+        for name, model in _MODELS.items()
+    )
+
+
 def _weighted(known: Sequence[Case]) -> Interval | None:
     """The value of what was not given, by those that were given with a chance below one."""
     terms = np.array([(1 - case.chance) / case.chance * _value(case) for case in known if case.alone and case.chance])
     if not terms.any():
         return None
-    total, half = float(terms.sum()), 1.959963984540054 * float(np.sqrt((terms**2).sum()))
+    total, half = float(terms.sum()), NORMAL * float(np.sqrt((terms**2).sum()))
     return Interval(total, total - half, total + half)
 
 
 def _not_given(done: Done, found: Sequence[Case], known: Sequence[Case]) -> NotGiven:
     these = [case for case in found if case.done is done]
-    beyond = [case for case in these if case.chance == 0.0]
-    return NotGiven(done, len(these), len(beyond), _modelled(known, beyond) if beyond else ())
-
-
-def _modelled(known: Sequence[Case], asked: Sequence[Case]) -> tuple[Modelled, ...]:
-    """Each model's total, and the middle 95 % of what it is with samples of what is known."""
-    inputs, wanted = [case.inputs for case in known], [case.inputs for case in asked]
-    values = np.array([_value(case) for case in known])
-    space = Space.of([*inputs, *wanted])
-    count = len(known)
-    samples = np.random.default_rng(_SEED).multinomial(count, np.full(count, 1 / count), size=_SAMPLES)
-    weights = np.vstack([np.ones((1, count)), samples])
-    return tuple(
-        Modelled(name, _middle(model(space, inputs, values, wanted, weights))) for name, model in _MODELS.items()
-    )
+    beyond = [case.inputs for case in these if case.chance == 0.0]
+    models = modelled([case.inputs for case in known], [_value(case) for case in known], beyond) if beyond else ()
+    return NotGiven(done, len(these), len(beyond), models)
 
 
 def _middle(guesses: Any) -> Interval:

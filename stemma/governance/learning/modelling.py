@@ -19,7 +19,7 @@ import numpy as np
 NEIGHBOURS: Final = 10
 _LOOKED_AT: Final = 60
 _CATEGORIES: Final = 20
-_PENALTY: Final = 1.0
+_PENALTY: Final = 0.1
 
 Inputs = Mapping[str, Any]
 

@@ -1,7 +1,7 @@
 """What is known of a rate of success after so many outcomes: Beta distributions, and how they compare.
 
 Probabilities are integrals by Gauss–Legendre over panels that follow each distribution, so that the same counts always
-give the same numbers, with an error below 1e-6. Nothing here is drawn by chance.
+give the same numbers, with an error below 1e-5. Nothing here is drawn by chance.
 """
 
 from __future__ import annotations
