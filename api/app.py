@@ -33,6 +33,7 @@ from api.routers import (
     keys,
     learning,
     ledger,
+    memory,
     nodes,
     notifications,
     outcomes,
@@ -122,6 +123,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(runs.streams)
     app.include_router(learning.router)
     app.include_router(ledger.router)
+    app.include_router(memory.router)
     app.include_router(events.router)
     app.include_router(events.aliases)
     app.include_router(outcomes.router)

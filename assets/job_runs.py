@@ -115,9 +115,8 @@ claiming_in_process = dg.ExecutorDefinition(
 
 def _know_partition(instance: dg.DagsterInstance, job: RunningJob) -> None:
     """A source is a partition once it is read for the first time, which may be by this job."""
-    partition = kinds.find(job.job.kind).partition
-    if partition is not None:
-        instance.add_dynamic_partitions(str(KNOWLEDGE_SOURCES.name), [str(job.job.input[partition])])
+    if kinds.find(job.job.kind).partition == "source":
+        instance.add_dynamic_partitions(str(KNOWLEDGE_SOURCES.name), [str(job.job.input["source"])])
 
 
 def _stopper(instance: dg.DagsterInstance, run_id: str) -> Callable[[], None]:

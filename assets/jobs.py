@@ -8,13 +8,19 @@ import time
 
 import dagster as dg
 
-from assets import knowledge
+from assets import governance, knowledge
 from stemma.jobs import kinds, running
 
 knowledge_refresh = dg.define_asset_job(
     "knowledge_refresh",
     selection=dg.AssetSelection.groups("knowledge"),
     description="Read one source, then bring its chunks, its embeddings and the search index up to date",
+)
+
+governance_days = dg.define_asset_job(
+    "governance_days",
+    selection=dg.AssetSelection.groups("governance"),
+    description="All that is remembered of some days",
 )
 
 
@@ -40,6 +46,12 @@ _MADE = {
     "convert": [knowledge.documents],
     "embed": [knowledge.chunks, knowledge.embeddings],
     "search-index": [knowledge.search_index],
+    "governance:aggregate": [governance.entity_features, governance.decision_embeddings],
+    "governance:distil": [
+        governance.knowledge_snapshots,
+        governance.governance_scorecards,
+        governance.governance_drift,
+    ],
 }
 
 KIND_JOBS = [
@@ -53,3 +65,8 @@ KIND_JOBS = [
         for name, made in _MADE.items()
     ),
 ]
+
+governance_aggregate, governance_distil = (
+    next(job for job in KIND_JOBS if job.name == kinds.find(name).dagster_job)
+    for name in ("governance:aggregate", "governance:distil")
+)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,17 +73,22 @@ def product(
         def step(*arguments: Any, **resources: Any) -> dg.MaterializeResult[None]:
             return _produce(functools.partial(body, *arguments, **resources))
 
-        return dg.asset(
-            key=list(key),
-            code_version=code_version,
-            kinds=kinds,
-            description=description,
-            tags={**(tags or {}), PRODUCT_TAG: capability},
-            group_name=capability,
-            owners=[f"team:{capability}"],
-            retry_policy=RETRY,
-            **options,
-        )(step)
+        read = inspect.signature(body).replace(return_annotation=dg.MaterializeResult[None])
+        step.__signature__ = read  # type: ignore[attr-defined]
+        with warnings.catch_warnings():
+            # A run for many partitions (`backfill_policy`) is what Dagster may still change; a test completes one.
+            warnings.simplefilter("ignore", dg.BetaWarning)
+            return dg.asset(
+                key=list(key),
+                code_version=code_version,
+                kinds=kinds,
+                description=description,
+                tags={**(tags or {}), PRODUCT_TAG: capability},
+                group_name=capability,
+                owners=[f"team:{capability}"],
+                retry_policy=RETRY,
+                **options,
+            )(step)
 
     return define
 

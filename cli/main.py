@@ -21,11 +21,8 @@ from cli import (
     approvals,
     browser,
     database,
-<<<<<<< HEAD
     decisions,
-=======
     events,
->>>>>>> gov-events
     files,
     flags,
     graph,
@@ -36,6 +33,7 @@ from cli import (
     learning,
     ledger,
     maps,
+    memory,
     nodes,
     notify,
     outcomes,
@@ -67,26 +65,21 @@ serve.add_commands(app)
 historian.add_commands(app)
 learning.add_commands(app)
 ledger.add_commands(app)
+memory.add_commands(app)
 personal.add_commands(app)
 sessions.add_commands(app)
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(browser.app, name="browser")
-<<<<<<< HEAD
 app.add_typer(decisions.app, name="decisions")
-=======
 app.add_typer(events.app, name="events")
->>>>>>> gov-events
 app.add_typer(files.app, name="files")
 app.add_typer(flags.app, name="flags")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="keys")
 app.add_typer(learning.app, name="learning")
 app.add_typer(maps.app, name="maps")
-<<<<<<< HEAD
 app.add_typer(nodes.app, name="nodes")
-=======
 app.add_typer(outcomes.app, name="outcomes")
->>>>>>> gov-events
 app.add_typer(policy.app, name="policy")
 app.add_typer(learning.promotions, name="promotions")
 app.add_typer(receipt.app, name="receipt")

@@ -103,7 +103,8 @@ def _stale(connection: Connection, node: Node, span: Span) -> list[tuple[str, da
 def _kept(connection: Connection, node: Node, span: Span) -> dict[str, list[tuple[date, Any]]]:
     found: dict[str, list[tuple[date, Any]]] = defaultdict(list)
     for entity, day, states in connection.execute(
-        "SELECT entity, day, features::text FROM entity_features WHERE node = %s AND day BETWEEN %s AND %s ORDER BY day",
+        "SELECT entity, day, features::text FROM entity_features"
+        " WHERE node = %s AND day BETWEEN %s AND %s ORDER BY day",
         (node.name, span.first, span.last),
     ).fetchall():
         found[entity].append((day, json.loads(states, parse_float=Decimal)))

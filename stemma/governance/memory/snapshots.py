@@ -251,3 +251,17 @@ def _in_words(node: Node, day: date, seen: _Day) -> str:
         for name, told in sorted(seen.metrics.items())
     ]
     return "\n".join(lines)
+
+
+def unredacted(connection: Connection, span: Span) -> tuple[str, ...]:
+    """What is wrong with the snapshots of some days: personal data in them, or another content than their hash says."""
+    problems = []
+    for node, day, content, text, digest in connection.execute(
+        "SELECT node, day, content, text, sha256 FROM knowledge_snapshots WHERE day BETWEEN %s AND %s ORDER BY day",
+        (span.first, span.last),
+    ).fetchall():
+        if redact(text).findings or redact_value(content) != content:
+            problems.append(f"{node} {day}: it holds what redaction takes out")
+        if hashed([rfc8785.dumps(content), text.encode()]) != bytes(digest):
+            problems.append(f"{node} {day}: it does not match its hash")
+    return tuple(problems[:20])

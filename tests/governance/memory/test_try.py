@@ -1,64 +1,20 @@
-import time, random, sys, os
+import random
+import sys
+import time
 
-sys.path.insert(0, "tests/governance/memory")
+sys.path.insert(0,'tests/governance/memory')
 from conftest import *
-import pytest
-from stemma.governance.memory import features, snapshots, drift, scorecards, embeddings, windows
-from stemma.governance.memory.inputs import Span
-from stemma.knowledge.embedding import load_model
+
+from cli import execution
 
 
 def test_it(world):
-    r = random.Random(1)
-    rows = []
-    for i in range(10000):
-        rows.append(
-            asked(
-                r.randrange(1460),
-                f"c{r.randrange(800)}",
-                amount=round(r.random() * 1000, 2),
-                discount=r.choice([0, 0.1, 0.2]),
-                metrics={"profit": round(r.random() * 100 - 30, 4)},
-                variant=r.choice(["baseline", "cautious"]),
-                verdict=r.choice(["approve", "deny", "escalate"]),
-                later=r.randrange(5),
-            )
-        )
-    t = time.time()
+    world.first=date(2014,1,3)
+    r=random.Random(1)
+    rows=[asked(r.randrange(365), f"c{r.randrange(80)}", metrics={"profit": 3}) for i in range(1500)]
     world.happen(rows)
-    print("fill", time.time() - t)
-    span = Span(world.day(0), world.day(1464))
-
-    def timed(n, f):
-        t = time.time()
-        x = f()
-        print(n, round(time.time() - t, 2), len(x.made), x.rows)
-        return x
-
-    db = world.database
-    for i in range(2):
-        timed("features", lambda: features.sync_features(db, span))
-        timed("scorecards", lambda: scorecards.sync_scorecards(db, span))
-        timed("drift", lambda: drift.sync_drift(db, span))
-        if i == 0:
-            t = time.time()
-            m = load_model(world.settings)
-            m.model
-            print("load", time.time() - t)
-        timed("snapshots", lambda: snapshots.sync_snapshots(db, span, m))
-    with db.snapshot() as c:
-        print(c.execute("select text from knowledge_snapshots order by day limit 2 offset 500").fetchall())
-        print(c.execute("select * from entity_features limit 2").fetchall())
-        from stemma.governance import nodes
-
-        t = time.time()
-        print(windows.features_on(c, nodes.load(c, "finance"), "c7", world.day(700)), time.time() - t)
-        print(c.execute("select content from scorecards where day=%s", (world.day(900),)).fetchall())
-        print(c.execute("select content from drift_reports where day=%s", (world.day(900),)).fetchall())
-        print(c.execute("select count(*) from drift_reports where alarmed").fetchall())
-    for i in (300,):
-        world.happen([asked(i, "c7", decided=False)])
-        timed("features", lambda: features.sync_features(db, span))
-        timed("scorecards", lambda: scorecards.sync_scorecards(db, span))
-        timed("drift", lambda: drift.sync_drift(db, span))
-        timed("snapshots", lambda: snapshots.sync_snapshots(db, span, m))
+    execution.materialize(world.settings, world.database, "governance/scorecards", "2014-01-03")
+    t=time.process_time()
+    o=execution.materialize(world.settings, world.database, "key:governance/entity_features or key:governance/drift or key:governance/scorecards", "2014-01-03...2015-01-02")
+    print("CPU",time.process_time()-t, o.seconds, o.receipts)
+    print([(b.asset,b.seconds) for b in o.built])
