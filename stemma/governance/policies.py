@@ -48,6 +48,15 @@ def find(connection: Connection, reference: str) -> Published:
     return catalog.find(connection, KIND, parse_reference(reference))
 
 
+def newest(connection: Connection, name: str) -> Published:
+    """What `name@latest` is, or the version published last where none is stable; raises NotFound."""
+    try:
+        return catalog.find(connection, KIND, Reference(name))
+    except NotFound:
+        (last,) = catalog.list_versions(connection, KIND, name, limit=1).data
+        return find(connection, last.reference)
+
+
 def load(connection: Connection, reference: str) -> Applicable:
     """The same, compiled."""
     return applied(find(connection, reference))

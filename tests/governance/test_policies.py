@@ -69,5 +69,15 @@ def test_the_next_version_is_written_on_the_one_before(database: Database, put: 
     told = written.policy.replace('changelog: ""', "changelog: The same once more.")
     following = check(told, written.tests).publishable()
     assert database.read(lambda c: policies.before(c, following)) == first
+    assert database.read(lambda c: policies.newest(c, "finance.small")).version == "2.0.0"
     third = check(small.replace("1.0.0", "3.0.0"), cases).publishable()
     assert database.read(lambda c: policies.before(c, third)).version == "2.0.0"
+
+
+def test_a_policy_that_is_not_stable_yet_has_a_newest_version(
+    database: Database, put: Any, small: str, cases: str
+) -> None:
+    candidate = put(small.replace("1.0.0", "1.0.0-rc.1"), cases)
+    assert database.read(lambda c: policies.newest(c, "finance.small")) == candidate
+    with pytest.raises(NotFound):
+        database.read(lambda c: policies.newest(c, "finance.large"))

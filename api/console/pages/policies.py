@@ -16,7 +16,6 @@ from stemma.governance import policies
 from stemma.governance.evaluation import applied
 from stemma.governance.golden import Cases
 from stemma.registry import catalog
-from stemma.registry.references import LATEST
 
 router = APIRouter(prefix="/policies", route_class=limited("console"), include_in_schema=False)
 
@@ -40,7 +39,7 @@ def show_version(request: Request, principal: ReaderDep, database: DatabaseDep, 
     """What a version decides, in words: its rules, limits and levels, and the versions beside it."""
     with database.snapshot() as connection:
         published = policies.find(connection, reference)
-        newest = policies.find(connection, f"{published.name}@{LATEST}") if "-" not in published.version else published
+        newest = policies.newest(connection, published.name)
         versions = catalog.list_versions(connection, policies.KIND, published.name, limit=_VERSIONS)
     return render(
         request,
