@@ -74,7 +74,10 @@ def desk(
         keys = {role: issue_key(settings, urls, role=role).key for role in (Role.BUILDER, Role.REVIEWER, Role.VIEWER)}
         with serve(create_app(settings, database=database)) as client:
             client.headers.update(HTML)
-            yield Desk(client, keys)
+            opened = Desk(client, keys)
+            # The baseline decides, so that each test knows what is said.
+            opened.post("/switches", node="finance", flag="learning", value="false", reason="Nothing is drawn here.")
+            yield opened
     drop_database(urls)
 
 
@@ -251,7 +254,8 @@ def test_a_node_is_steered_by_its_own_page(desk: Desk) -> None:
     assert other.status_code == 422 and 'value="hr.leave@1"' in other.text and "A slip." in other.text
     done = desk.post("/switches", node="finance", flag="shadow", value="finance.discounts@1.0.0", reason="To compare.")
     assert done.headers["Location"] == "/switches/finance"
-    assert "To compare." in desk.get("/switches/finance").text
+    page = desk.get("/switches/finance").text
+    assert "To compare." in page and "the baseline decides everything" in page
     assert "finance.discounts@1.0.0" in desk.get("/replay/shadow", node="finance").text
     assert desk.get("/switches/nobody").status_code == 404
     assert desk.post("/switches", node="nobody", flag="stopped", value="true", reason="x").status_code == 404
