@@ -27,7 +27,7 @@ router = APIRouter(prefix="/policies", route_class=limited("console"), include_i
 
 _STARTER: Final = Path(__file__).parents[1] / "starters"
 _MOST_SHOWN: Final = 160
-_SIMULATED: Final = 500
+_SIMULATED: Final = 200
 
 WriterDep = Annotated[Principal, allow("decide:write")]
 PublisherDep = Annotated[Principal, allow("decide:publish")]
