@@ -35,6 +35,7 @@ class Desk:
 
     client: httpx.Client
     keys: dict[Role, str]
+    database: Database
 
     def get(self, address: str, role: Role | None = None, **query: Any) -> httpx.Response:
         """A page, as somebody in this role sees it."""
@@ -74,7 +75,7 @@ def desk(
         keys = {role: issue_key(settings, urls, role=role).key for role in (Role.BUILDER, Role.REVIEWER, Role.VIEWER)}
         with serve(create_app(settings, database=database)) as client:
             client.headers.update(HTML)
-            opened = Desk(client, keys)
+            opened = Desk(client, keys, database)
             # The baseline decides, so that each test knows what is said.
             opened.post("/switches", node="finance", flag="learning", value="false", reason="Nothing is drawn here.")
             yield opened
@@ -205,6 +206,20 @@ def test_what_waits_is_settled_once_with_a_reason(desk: Desk) -> None:
     again = desk.post(f"{address}/resolve", Role.REVIEWER, verdict="approve")
     assert again.status_code == 303 and "Not this year." in desk.get(address).text
     assert desk.get(f"{address}/resolve", verdict="approve").status_code == 303
+
+
+def test_what_nobody_settled_in_time_is_denied(desk: Desk) -> None:
+    decided = desk.decide(discount=0.2)
+    with desk.database.owner() as connection:
+        connection.execute("ALTER TABLE approvals DISABLE TRIGGER frozen")
+        connection.execute(
+            "UPDATE approvals SET requested_at = now() - interval '2 days', expires_at = now() - interval '1 day'"
+            " WHERE id = %s",
+            (decided["approval_id"],),
+        )
+        connection.execute("ALTER TABLE approvals ENABLE TRIGGER frozen")
+    assert decided["id"] not in desk.get("/decisions/review").text
+    assert "Nobody decided in time." in desk.get(f"/decisions/{decided['id']}").text
 
 
 # Learning and replay

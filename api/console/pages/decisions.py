@@ -87,9 +87,15 @@ def show(
 
 @router.get("/review")
 def show_queue(
-    request: Request, principal: ReaderDep, database: DatabaseDep, page: PageDep, node: TextQuery = ""
+    request: Request,
+    principal: ReaderDep,
+    database: DatabaseDep,
+    ledger: LedgerDep,
+    page: PageDep,
+    node: TextQuery = "",
 ) -> Response:
-    """What waits for a person, the nearest deadline first."""
+    """What waits for a person, the nearest deadline first; what passed its deadline is settled before."""
+    review.settle_due(database, ledger)
     found = database.read(
         lambda connection: catalog.list_waiting(
             connection, node=node.strip() or None, cursor=page.cursor, limit=page.limit
@@ -101,8 +107,11 @@ def show_queue(
 
 
 @router.get("/{id}")
-def show_one(request: Request, principal: ReaderDep, database: DatabaseDep, decision_id: IdPath) -> Response:
+def show_one(
+    request: Request, principal: ReaderDep, database: DatabaseDep, ledger: LedgerDep, decision_id: IdPath
+) -> Response:
     """Why it was decided so, by which rules, what was known, what came of it, and its place on the ledger."""
+    review.settle_due(database, ledger)
     with database.snapshot() as connection:
         decision = catalog.get_decision(connection, decision_id)
         outcome = find_outcomes(connection, [decision_id]).get(decision_id)
@@ -159,7 +168,7 @@ async def resolve(
     except InvalidInput as error:
         return await run_in_threadpool(_ask, request, database, decision_id, verdict, reason, error)
     except Conflict as error:
-        return redirect(f"/decisions/{decision_id}", said=f"Nothing was done. {error.message}", tone="bad")
+        return redirect(f"/decisions/{decision_id}", said=f"Nothing was done. {error.message}", tone="info")
     return redirect(f"/decisions/{decision_id}", said=_SAID[verdict])
 
 
@@ -173,7 +182,9 @@ def _ask(
 ) -> Response:
     decision = database.read(lambda connection: catalog.get_decision(connection, decision_id))
     if decision.state is not State.WAITING:
-        return redirect(f"/decisions/{decision_id}", said="Nothing was done. It waits for nobody any more.", tone="bad")
+        return redirect(
+            f"/decisions/{decision_id}", said="Nothing was done. It waits for nobody any more.", tone="info"
+        )
     context: dict[str, Any] = {"decision": decision, "verdict": verdict, "reason": reason, "error": error}
     return render(
         request,
