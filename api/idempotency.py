@@ -95,8 +95,14 @@ class Once:
             return Answer(status, headers or {}, text)
 
         repeated = kept or body
-        result = await self.write(ledger, change, kept=lambda done: answer(repeated(done)))
-        return _response(answer(body(result)))
+        made: list[Answer] = []
+
+        def keeping(done: T) -> Answer:
+            made[:] = [answer(repeated(done))]
+            return made[0]
+
+        result = await self.write(ledger, change, kept=keeping)
+        return _response(made[0] if made and kept is None else answer(body(result)))
 
     async def write(self, ledger: Ledger, change: Change[T], *, kept: Callable[[T], Answer]) -> T:
         """The same for who answers in a form of its own: gives the result; `kept` is what a repeat is answered with."""
@@ -179,7 +185,7 @@ def _response(answer: Answer, more: Mapping[str, str] | None = None) -> Response
 
 async def _replay(database: Database, keyed: KeyedRequest) -> None:
     """End the request with the answer that was kept for it, where there is one."""
-    answer = await run_in_threadpool(database.read, lambda connection: kept_answer(connection, keyed))
+    answer = await run_in_threadpool(database.glance, lambda connection: kept_answer(connection, keyed))
     if answer is not None:
         raise _Replayed(answer)
 
@@ -196,7 +202,8 @@ async def keyed_by(request: Request, key: str) -> KeyedRequest:
         await _content(request, route.body_field),
     ]
     # Under a key, since a body may hold no more than a person's name, which a plain digest lets anyone guess.
-    pepper = await run_in_threadpool(read_pepper, request.app.state.settings)
+    # Reading 32 bytes takes less than a thread's turn.
+    pepper = read_pepper(request.app.state.settings)
     if pepper is None:
         raise pepper_lost("is gone")
     digest = hmac.digest(pepper, b"stemma kept answer\x00" + json.dumps(asked).encode(), "sha256")

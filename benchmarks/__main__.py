@@ -16,6 +16,7 @@ BENCHMARKS = (
     "policy_rules",
     "bandit",
     "savings",
+    "decisions",
     "console_lists",
     "run_launch",
     "map_tiles",

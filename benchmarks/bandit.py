@@ -5,7 +5,7 @@ whether a decision succeeds is fixed for each variant before either of them draw
 of at most two standard errors, over the pairs.
 
 The error rates are of the guardrails that a node has when it says nothing, over runs of 10,000 decisions that are
-looked at after every hundred, as scorecards do daily. A variant is planted that succeeds five points more often than
+looked at after every hundred. A variant is planted that succeeds five points more often than
 the baseline, equally often, or ten points less. Beside them, what a posterior alone would propose that is looked at as
 often. All seeds are fixed.
 """

@@ -181,7 +181,9 @@ def propose(node: Node, as_json: Json = False) -> None:
 
 @promotions.command()
 def settle(as_json: Json = False) -> None:
-    """Stop variants that do harm, and publish or decline what was decided, without waiting for the sensor."""
+    """Do what is due without waiting for the sensor: stop what does harm, propose what is better, publish what was
+    approved.
+    """
     from stemma.governance.learning import tending
 
     settings, database = open_studio()

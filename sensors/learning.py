@@ -1,4 +1,4 @@
-"""What learning does while nobody looks: stops what does harm, settles promotions, fills in what runs in the shadow."""
+"""What learning does while nobody looks: stops, proposes and publishes variants, fills in what runs in the shadow."""
 
 import dagster as dg
 
@@ -10,7 +10,7 @@ from stemma.store.settings import load_settings
 
 @dg.sensor(
     name="learning",
-    description="Stops variants that do harm, publishes promotions that a person approved, and fills in shadows",
+    description="Stops variants that do harm, proposes better ones, publishes what a person approved, fills in shadows",
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
@@ -24,4 +24,4 @@ def learning(context: dg.SensorEvaluationContext) -> dg.SkipReason:
                 written = tending.tend(database, ledger)
         with database.transaction() as connection:
             filled = shadow.fill(connection)
-    return dg.SkipReason(f"Variants stopped and promotions settled: {written}; shadows filled in: {filled}.")
+    return dg.SkipReason(f"Variants stopped, proposed or published: {written}; shadows filled in: {filled}.")

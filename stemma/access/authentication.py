@@ -80,7 +80,7 @@ def recognise(database: Database, settings: Settings, text: str) -> KnownKey:
 
 def find_key(database: Database, key_id: UUID) -> KnownKey:
     """The key with this id; raises Unauthenticated with code `key_unknown`."""
-    return database.read(lambda connection: find_key_in(connection, key_id))
+    return database.glance(lambda connection: find_key_in(connection, key_id))
 
 
 def require_in_force(connection: Connection, principal: Principal) -> None:

@@ -41,7 +41,9 @@ class Settings(BaseSettings):
         default=None, description="libpq URI of Dagster's storage; default: database `dagster` on the same server"
     )
     postgres_shared_buffers: str = Field(default="256MB", description="shared_buffers of the embedded Postgres")
-    database_pool_size: int = Field(default=8, ge=1, le=64, description="Connections per process, at most")
+    database_pool_size: int = Field(
+        default=8, ge=1, le=64, description="Connections per process, at most; half as many more look single things up"
+    )
 
     files_url: str | None = Field(
         default=None,

@@ -32,7 +32,13 @@ SAMPLES = REPOSITORY / "samples"
 CLIENTS = 32
 ASKED = {"discount": 0.05, "amount": 100, "segment": "Corporate", "category": "Paper"}
 # Corporate customers are approved at AL1 while nothing is known of similar ones; this one acts alone.
-ALONE = ("  - level: AL3\n    when: confidence >= 0.9", "  - level: AL3\n    when: confidence >= 0.0")
+CASE = """\
+cases:
+  - name: more than is ever given
+    event: {type: DiscountRequested, data: {discount: 0.8, amount: 400, segment: Consumer, category: Binders}}
+    expect: {verdict: deny, level: AL3, rules: [margin/beyond_highest]}
+"""
+ALONE = ("when: confidence >= 0.9 && amount * discount <= 50.0", "when: confidence >= 0.0")
 
 
 def text(*path: str) -> str:
@@ -45,7 +51,7 @@ def publish_samples(client: httpx.Client, *replaced: tuple[str, str]) -> None:
     for before, after in replaced:
         assert before in policy
         policy = policy.replace(before, after)
-        tests = "cases: []\n"
+        tests = CASE
     sent = [
         client.post("/api/v1/event-types", json={"event_type": text("event_types", "DiscountRequested.yaml")}),
         client.post("/api/v1/policies", json={"policy": policy, "tests": tests}),
@@ -143,10 +149,10 @@ def test_posts_that_come_twice_are_one_decision(asked: httpx.Client) -> None:
 
 
 HOSTILE = [
-    "items[7] > 1.0 || discount < 1.0",
+    "items[7] > 1.0 || discount > 1.0",
     "discount < 1.0 && items[7] > 1.0",
-    "items.all(a, a < 2.0) || items[9] == 1.0",
-    "items.exists(a, items[8] == a) || true",
+    "items.all(a, a < 9.0) && items[9] == 1.0",
+    "items.exists(a, a > 8.0) || items[8] > 1.0",
     "note == 'x' || items[6] == items[6]",
 ]
 
@@ -163,11 +169,9 @@ def test_policies_that_fail_approve_nothing(asked: httpx.Client) -> None:
     for number, condition in enumerate(HOSTILE):
         hostile = policy.replace(usual, f"        when: {json.dumps(condition)}\n")
         hostile = hostile.replace("inputs:\n", f"inputs:\n{inputs}").replace("[DiscountRequested]", "[Anything]")
-        hostile = hostile.replace("name: finance.discounts", "name: hostile.discounts").replace(
-            "node: finance", "node: hostile"
-        )
+        hostile = hostile.replace("name: finance.", "name: hostile.").replace("node: finance", "node: hostile")
         hostile = hostile.replace("version: 1.0.0", f"version: 1.0.{number}")
-        published = asked.post("/api/v1/policies", json={"policy": hostile, "tests": "cases: []\n"})
+        published = asked.post("/api/v1/policies", json={"policy": hostile, "tests": HOSTILE_CASE})
         assert published.status_code == 201, published.text
         if number == 0:
             assert asked.post("/api/v1/nodes", json={"node": node}).status_code == 201
@@ -185,6 +189,12 @@ def test_policies_that_fail_approve_nothing(asked: httpx.Client) -> None:
             assert answer.json().get("verdict", "refused") in ("refused", "escalate"), (condition, answer.text)
 
 
+HOSTILE_CASE = """\
+cases:
+  - name: another type
+    event: {type: DiscountRequested, data: {}}
+    expect: {verdict: escalate, level: AL0, rules: [events]}
+"""
 HOSTILE_TYPE = """\
 name: Anything
 version: 1.0.0

@@ -288,7 +288,7 @@ def test_what_cannot_be_decided_is_refused_and_records_nothing(desk: Desk) -> No
     def ask(kind: str, data: dict[str, Any], node: str = "finance", who: Principal = BUILDER) -> None:
         desk.commit(desk.decider.decide(who, node, NewEvent(kind, data)))
 
-    count = "SELECT count(*) FROM events"
+    count = "SELECT count(*) FROM events WHERE type <> 'Other'"
     before = desk.database.read(lambda c: c.execute(count).fetchone())
     assert code(lambda: ask("Asked", {"amount": "much"})) == "event_data_invalid"
     assert code(lambda: ask("Unknown", {"amount": 1})) == "event_type_unknown"
@@ -300,6 +300,10 @@ def test_what_cannot_be_decided_is_refused_and_records_nothing(desk: Desk) -> No
     desk.put(lambda c: types.publish(c, local_principal(), EVENT_TYPE.replace("name: Asked", "name: Other")))
     with pytest.raises(InvalidInput, match="does not decide"):
         ask("Other", {"amount": 1})
+    wider = NODE.replace("Asked: {text: [note]}", "Asked: {text: [note]}, Other: {text: []}")
+    desk.put(lambda c: nodes.publish(c, local_principal(), wider.replace("version: 1.0.0", "version: 1.1.0")))
+    other = desk.commit(desk.decider.decide(BUILDER, "finance", NewEvent("Other", {"amount": 1})))
+    assert (other.verdict, other.node_version) == (Ruling.ESCALATE, "1.1.0")
     assert desk.database.read(lambda c: c.execute(count).fetchone()) == before
 
 

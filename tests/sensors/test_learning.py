@@ -23,7 +23,7 @@ def tick() -> str:
 def test_a_tick_does_what_is_due_and_the_next_has_nothing_to_do(
     settings: Settings, database: Database, open_desk: Callable[..., None]
 ) -> None:
-    assert tick() == "Variants stopped and promotions settled: 0; shadows filled in: 0."
+    assert tick() == "Variants stopped, proposed or published: 0; shadows filled in: 0."
     open_desk(settings, database, 8)
     with Ledger(database.urls, settings) as ledger:
         flag = database.read(
@@ -38,5 +38,5 @@ def test_a_tick_does_what_is_due_and_the_next_has_nothing_to_do(
             " ('desk', 'desk.asked@1.0.0', 'baseline', 700, 300, now()),"
             " ('desk', 'desk.asked@1.0.0', 'generous', 20, 80, now())"
         )
-    assert tick() == "Variants stopped and promotions settled: 1; shadows filled in: 8."
-    assert tick() == "Variants stopped and promotions settled: 0; shadows filled in: 0."
+    assert tick() == "Variants stopped, proposed or published: 1; shadows filled in: 8."
+    assert tick() == "Variants stopped, proposed or published: 0; shadows filled in: 0."

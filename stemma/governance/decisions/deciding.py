@@ -137,9 +137,9 @@ class Decider:
         for _ in range(_TRIES):
             node = self._node(connection, f"{name}@{version}")
             if event.type not in node.events:
-                hint = f"It decides {', '.join(node.events)}."
-                what = f"The node {name} does not decide events of the type {event.type}."
-                raise InvalidInput("event_not_decided", what, field="event.type", hint=hint)
+                # A version that was published since then may decide it.
+                node = self._node(connection, name)
+                _require_decided(node, event)
             vector = self._vectors.of(connection, text_of(node, event.type, event.data))
             reference = parse_reference(override or node.policy)
             found = context.look(
@@ -166,6 +166,13 @@ class Decider:
             policy = policies.load(connection, reference)
             _keep(self._policies, reference, policy)
         return policy
+
+
+def _require_decided(node: Node, event: Event) -> None:
+    if event.type not in node.events:
+        hint = f"It decides {', '.join(node.events)}."
+        what = f"The node {node.name} does not decide events of the type {event.type}."
+        raise InvalidInput("event_not_decided", what, field="event.type", hint=hint)
 
 
 def _keep(kept: dict[str, Any], reference: str, loaded: Any) -> None:
@@ -319,5 +326,5 @@ def _told(decision: Decision) -> Statement:
     """The notification of what was done at AL2, where a person is told."""
     done = "approved" if decision.effect is Ruling.APPROVE else "denied"
     why = " ".join(reason.text for reason in decision.reasons)
-    data = {"decision": str(decision.id), "node": decision.node, "event": str(decision.event_id), "effect": done}
+    data = {"decision": str(decision.id), "node": decision.node, "effect": done}
     return enqueue(Message("decision.acted", f"{decision.node}: {decision.event_type} was {done}", why, data))

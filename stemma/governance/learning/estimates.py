@@ -118,10 +118,13 @@ def modelled(known: Sequence[Inputs], values: Sequence[float], asked: Sequence[I
 
 def _weighted(known: Sequence[Case]) -> Interval | None:
     """The value of what was not given, by those that were given with a chance below one."""
-    terms = np.array([(1 - case.chance) / case.chance * _value(case) for case in known if case.alone and case.chance])
-    if not terms.any():
+    known = [case for case in known if case.alone and 0.0 < case.chance < 1.0]
+    if not known:
         return None
-    total, half = float(terms.sum()), NORMAL * float(np.sqrt((terms**2).sum()))
+    values, chances = np.array([_value(case) for case in known]), np.array([case.chance for case in known])
+    total = float(((1 - chances) / chances * values).sum())
+    # What was given and what was not are drawn together: the variance is of their difference.
+    half = NORMAL * float(np.sqrt(((1 - chances) / chances**2 * values**2).sum()))
     return Interval(total, total - half, total + half)
 
 

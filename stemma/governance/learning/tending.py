@@ -1,4 +1,6 @@
-"""What learning does by itself, whoever looks: it stops what does harm and settles promotions that were decided."""
+"""What learning does by itself, whoever looks: it stops what does harm, proposes what is better, and settles promotions
+that were decided. It may look as often as it likes: `assessment` is made for that.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ import logging
 from typing import Any
 
 from stemma.errors import Conflict, Unavailable
-from stemma.governance.learning.promotion import STUDIO, settle_due
+from stemma.governance.learning.promotion import STUDIO, propose_due, settle_due
+from stemma.governance.learning.standing import learning_nodes
 from stemma.governance.learning.stopping import stop_harmful
 from stemma.ledger.change import Change
 from stemma.ledger.service import Ledger
@@ -17,8 +20,13 @@ logger = logging.getLogger(__name__)
 
 
 def due(connection: Connection) -> tuple[Change[Any], ...]:
-    """One change for each variant that does harm and each promotion whose approval is settled."""
-    return (*stop_harmful(connection, STUDIO), *settle_due(connection))
+    """One change for each variant that does harm, each that is better, and each promotion whose approval is settled."""
+    proposed = (propose_due(connection, STUDIO, node) for node in learning_nodes(connection))
+    return (
+        *stop_harmful(connection, STUDIO),
+        *(change for change in proposed if change is not None),
+        *settle_due(connection),
+    )
 
 
 def tend(database: Database, ledger: Ledger) -> int:

@@ -147,7 +147,8 @@ def test_savings_keep_apart_what_was_observed_and_what_was_not(desk: Database) -
     assert found.observed.total == pytest.approx(sum(map(profit, given)))
     missed = [place for place in cases if place % 4 == 2 and place not in given]
     assert found.overlap == len(missed) and found.weighted is not None
-    assert found.weighted.low <= sum(map(profit, missed)) <= found.weighted.high
+    # The draws are by chance: four standard errors instead of two.
+    assert abs(found.weighted.estimate - sum(map(profit, missed))) <= found.weighted.high - found.weighted.low
     refused, waiting = found.not_given
     assert (refused.done, refused.count, refused.beyond) == ("refused", QUARTER, QUARTER)
     assert (waiting.done, waiting.count, waiting.beyond, waiting.models) == ("open", len(missed), 0, ())

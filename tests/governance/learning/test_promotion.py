@@ -105,6 +105,15 @@ def test_what_is_denied_or_overtaken_is_declined_and_not_asked_again(desk: Datab
     assert [one.id for one in desk.read(lambda c: catalog.list_promotions(c, state=State.DECLINED)).data] == [asked.id]
 
 
+def test_the_studio_proposes_by_itself_and_once(settings: Settings, desk: Database) -> None:
+    teach(desk, "baseline", 700, 300)
+    teach(desk, "generous", 800, 200)
+    with Ledger(desk.urls, settings) as ledger:
+        assert (tending.tend(desk, ledger), tending.tend(desk, ledger)) == (1, 0)
+    (asked,) = desk.read(lambda c: catalog.list_promotions(c, node="desk")).data
+    assert (asked.variant, asked.state, asked.evidence["candidate"]) == ("generous", State.PROPOSED, "generous")
+
+
 def test_nothing_is_proposed_without_need_or_right(desk: Database) -> None:
     viewer = Principal("key:x", Role.VIEWER, frozenset({"decide:*"}))
     with pytest.raises(Conflict, match="0 of the 20 outcomes"):
