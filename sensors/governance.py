@@ -11,7 +11,7 @@ from assets import governance
 from assets.jobs import governance_days
 from stemma.governance.memory.days import Product
 from stemma.governance.memory.inputs import Span
-from stemma.governance.memory.staleness import changes_so_far, stale_days, stretches
+from stemma.governance.memory.staleness import active_days, changes_so_far, stale_days, stretches
 from stemma.store.database import Database
 from stemma.store.settings import load_settings
 
@@ -39,16 +39,17 @@ def late_days(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipR
         cursor = f"{changes_so_far(connection)}:{last}"
         if cursor == context.cursor:
             return dg.SkipReason("Nothing was written since the last look.")
-        stale = stale_days(connection, Span(governance.DAYS.start.date(), last))
-    requests = list(_requests(stale, cursor))
+        within = Span(governance.DAYS.start.date(), last)
+        stale, active = stale_days(connection, within), active_days(connection, within)
+    requests = list(_requests(stale, active, cursor))
     # What is left over is requested at the next look, after these have run.
     return dg.SensorResult(requests[:_MOST_RUNS], cursor=cursor if len(requests) <= _MOST_RUNS else None)
 
 
-def _requests(stale: dict[Product, list[date]], cursor: str) -> Iterator[dg.RunRequest]:
+def _requests(stale: dict[Product, list[date]], active: set[date], cursor: str) -> Iterator[dg.RunRequest]:
     together: dict[Span, list[Product]] = defaultdict(list)
     for product, days in stale.items():
-        for span in stretches(days):
+        for span in stretches(days, active):
             together[span].append(product)
     for span, products in together.items():
         yield dg.RunRequest(

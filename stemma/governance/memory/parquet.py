@@ -24,7 +24,7 @@ def export(database: Database, store: FileStore, made: Collection[Key]) -> dict[
     months: dict[tuple[str, date], list[Key]] = defaultdict(list)
     for node, day in made:
         months[node, day.replace(day=1)].append((node, day))
-    files = {}
+    files: dict[Key, str] = {}
     for (node, first), keys in sorted(months.items()):
         name = f"governance/entity_features/{node}/{first:%Y-%m}.parquet"
         last = first.replace(day=monthrange(first.year, first.month)[1])

@@ -98,7 +98,11 @@ class _Day:
         """The same as JSON, with what was most often said and given as reason."""
         return {
             "events": self.events,
-            "said": {name: dict(_most(counts)) for name, counts in sorted(self.said.items())},
+            # Values stand beside their counts, since names of members are not redacted.
+            "said": {
+                name: [{"value": value, "count": count} for value, count in _most(counts)]
+                for name, counts in sorted(self.said.items())
+            },
             "decisions": {
                 "verdicts": dict(sorted(self.verdicts.items())),
                 "levels": dict(sorted(self.levels.items())),

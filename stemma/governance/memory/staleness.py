@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import date, timedelta
+from collections.abc import Collection
+from datetime import date
 
 from stemma.governance.memory import drift, features, scorecards, snapshots
 from stemma.governance.memory.days import Product, stale_of
-from stemma.governance.memory.inputs import Span, published_nodes, whole_span
+from stemma.governance.memory.inputs import Span, day_hashes, published_nodes, whole_span
 from stemma.store.database import Connection
 
 
@@ -35,14 +35,23 @@ def stale_days(connection: Connection, within: Span) -> dict[Product, list[date]
     return {**found, Product.EMBEDDINGS: found[Product.SNAPSHOTS]}
 
 
-def stretches(days: Iterable[date]) -> list[Span]:
-    """Days as spans without a gap."""
+def active_days(connection: Connection, within: Span) -> set[date]:
+    """The days on which anything happened."""
+    return {day for _, day in day_hashes(connection, published_nodes(connection), within)}
+
+
+def stretches(days: Collection[date], active: Collection[date]) -> list[Span]:
+    """Days as spans, between whose first and last is none of the other active days."""
     spans: list[Span] = []
-    for day in sorted(days):
-        if spans and day - spans[-1].last == timedelta(days=1):
-            spans[-1] = Span(spans[-1].first, day)
-        else:
+    gap = True
+    for day in sorted({*days, *active}):
+        if day not in days:
+            gap = True
+        elif gap:
             spans.append(Span(day, day))
+            gap = False
+        else:
+            spans[-1] = Span(spans[-1].first, day)
     return spans
 
 

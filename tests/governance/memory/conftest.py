@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,8 +16,10 @@ from psycopg.types.json import Jsonb
 
 from stemma.access.principal import local_principal
 from stemma.governance import nodes, policies
+from stemma.knowledge.embedding import Embedder
+from stemma.ledger.change import Change
 from stemma.ledger.service import Ledger
-from stemma.store.database import Database
+from stemma.store.database import Connection, Database
 from stemma.store.settings import REPOSITORY, Settings
 
 SAMPLES = REPOSITORY / "samples"
@@ -30,13 +33,12 @@ class World:
     settings: Settings
     database: Database
     first: date = FIRST
-    decided: list[UUID] = field(default_factory=list)
 
     def day(self, number: int) -> date:
         return self.first + timedelta(days=number)
 
     def happen(self, rows: Sequence[Mapping[str, Any]]) -> list[UUID]:
-        """Events, each decided unless it says otherwise and with an outcome where it has metrics; the decisions' ids."""
+        """Events, decided unless they say otherwise, with an outcome where they have metrics; the decisions' ids."""
         ids = [(uuid4(), uuid4()) for _ in rows]
         content = b"{}"
         with self.database.transaction() as connection, connection.cursor() as cursor:
@@ -112,17 +114,28 @@ def asked(day: int, entity: str, *, amount: float = 100.0, discount: float = 0.1
 
 
 def publish_samples(settings: Settings, database: Database) -> None:
+    """The sample policies and nodes."""
+    changes: list[Callable[[Connection], Change[Any]]] = []
+    for name in ("finance/discounts", "hr/leave"):
+        policy, tests = ((SAMPLES / "policies" / f"{name}{suffix}.yaml").read_text() for suffix in ("", ".tests"))
+        changes.append(partial(policies.publish, principal=local_principal(), policy_text=policy, tests_text=tests))
+    for name in ("finance", "hr"):
+        text = (SAMPLES / "nodes" / f"{name}.yaml").read_text()
+        changes.append(partial(nodes.publish, principal=local_principal(), text=text))
     with Ledger(database.urls, settings) as ledger:
-        for name in ("finance/discounts", "hr/leave"):
-            texts = [(SAMPLES / "policies" / f"{name}{suffix}.yaml").read_text() for suffix in ("", ".tests")]
-            ledger.commit(database.read(lambda c: policies.publish(c, local_principal(), *texts))).result(20)
-        for name in ("finance", "hr"):
-            text = (SAMPLES / "nodes" / f"{name}.yaml").read_text()
-            ledger.commit(database.read(lambda c: nodes.publish(c, local_principal(), text))).result(20)
+        for change in changes:
+            ledger.commit(database.read(change)).result(20)
 
 
 @pytest.fixture
-def world(settings: Settings, database: Database) -> World:
-    """An empty studio with the sample nodes."""
+def world(settings: Settings, database: Database, equip: Callable[[Settings], Embedder]) -> World:
+    """An empty studio with the sample nodes and a query encoder."""
+    equip(settings)
     publish_samples(settings, database)
     return World(settings, database)
+
+
+@pytest.fixture
+def ask() -> Callable[..., dict[str, Any]]:
+    """Make a discount that is asked for."""
+    return asked
