@@ -33,6 +33,7 @@ from api.routers import (
     keys,
     learning,
     ledger,
+    maps,
     memory,
     nodes,
     notifications,
@@ -123,6 +124,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(runs.streams)
     app.include_router(learning.router)
     app.include_router(ledger.router)
+    app.include_router(maps.router)
     app.include_router(memory.router)
     app.include_router(events.router)
     app.include_router(events.aliases)

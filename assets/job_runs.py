@@ -22,6 +22,7 @@ from dagster._core.executor.init import InitExecutorContext
 
 from assets.failures import INTERRUPTED
 from assets.knowledge import KNOWLEDGE_SOURCES
+from assets.maps import MAP_LAYERS
 from stemma.errors import Unavailable
 from stemma.jobs import kinds
 from stemma.jobs.lifecycle import Failure
@@ -30,6 +31,8 @@ from stemma.jobs.running import RunningJob, held
 from stemma.store.database import Database
 from stemma.store.settings import load_settings
 from stemma.telemetry.tracing import fail, traced
+
+_PARTITIONS = {"source": KNOWLEDGE_SOURCES, "layer": MAP_LAYERS}
 
 
 class ClaimingExecutor(Executor):
@@ -114,9 +117,10 @@ claiming_in_process = dg.ExecutorDefinition(
 
 
 def _know_partition(instance: dg.DagsterInstance, job: RunningJob) -> None:
-    """A source is a partition once it is read for the first time, which may be by this job."""
-    if kinds.find(job.job.kind).partition == "source":
-        instance.add_dynamic_partitions(str(KNOWLEDGE_SOURCES.name), [str(job.job.input["source"])])
+    """A source or layer is a partition once it is read for the first time, which may be by this job."""
+    partition = kinds.find(job.job.kind).partition
+    if partition is not None:
+        instance.add_dynamic_partitions(str(_PARTITIONS[partition].name), [str(job.job.input[partition])])
 
 
 def _stopper(instance: dg.DagsterInstance, run_id: str) -> Callable[[], None]:

@@ -8,7 +8,7 @@ import time
 
 import dagster as dg
 
-from assets import governance, knowledge
+from assets import governance, knowledge, maps
 from stemma.jobs import kinds, running
 
 knowledge_refresh = dg.define_asset_job(
@@ -46,6 +46,7 @@ _MADE = {
     "convert": [knowledge.documents],
     "embed": [knowledge.chunks, knowledge.embeddings],
     "search-index": [knowledge.search_index],
+    "map:build": [maps.features, maps.tiles],
     "governance:aggregate": [governance.entity_features, governance.decision_embeddings],
     "governance:distil": [
         governance.knowledge_snapshots,
@@ -54,19 +55,15 @@ _MADE = {
     ],
 }
 
-KIND_JOBS = [
-    noop,
-    *(
-        dg.define_asset_job(
-            kinds.find(name).dagster_job,
-            selection=dg.AssetSelection.assets(*made),
-            description=kinds.find(name).description,
-        )
-        for name, made in _MADE.items()
-    ),
-]
+_BY_KIND = {
+    name: dg.define_asset_job(
+        kinds.find(name).dagster_job,
+        selection=dg.AssetSelection.assets(*made),
+        description=kinds.find(name).description,
+    )
+    for name, made in _MADE.items()
+}
+map_build = _BY_KIND["map:build"]
+governance_aggregate, governance_distil = (_BY_KIND[name] for name in ("governance:aggregate", "governance:distil"))
 
-governance_aggregate, governance_distil = (
-    next(job for job in KIND_JOBS if job.name == kinds.find(name).dagster_job)
-    for name in ("governance:aggregate", "governance:distil")
-)
+KIND_JOBS = [noop, *_BY_KIND.values()]

@@ -3,12 +3,11 @@
 Blocking checks on each product stand in `assets/knowledge_checks.py`.
 """
 
-from collections.abc import Sequence
-
 import dagster as dg
 
 from assets.automation import DAILY_FRESHNESS, derived_data
 from assets.product import product
+from assets.shown import counted, table
 from resources.progress import ProgressLog
 from resources.store import StoreResource
 from stemma.knowledge import chunks as chunk_store
@@ -19,7 +18,6 @@ from stemma.knowledge.models import Source
 from stemma.knowledge.search import Searcher
 
 KNOWLEDGE_SOURCES = dg.DynamicPartitionsDefinition(name="knowledge_sources")
-_PREVIEW_ROWS = 10
 _LEAST_GOLDEN_HITS = 8
 
 
@@ -42,11 +40,11 @@ def documents(
         store.database, _source(context, store), store.settings, progress=progress.reporter(context)
     )
     touched = report.added + report.changed + report.removed
-    counted = _counted(report.documents, "document")
+    documents_read = counted(report.documents, "document")
     return dg.MaterializeResult(
         data_version=dg.DataVersion(report.version),
         metadata={
-            "summary": f"{counted}, {touched:,} changed, {len(report.quarantined):,} set aside",
+            "summary": f"{documents_read}, {touched:,} changed, {len(report.quarantined):,} set aside",
             "changed": bool(touched),
             "dagster/row_count": report.documents,
             "added": report.added,
@@ -55,7 +53,7 @@ def documents(
             "removed": report.removed,
             "characters": report.characters,
             "set_aside": len(report.quarantined),
-            "set_aside_why": _table(
+            "set_aside_why": table(
                 ("document", "code", "reason"), [(q.uri, q.code, q.reason) for q in report.quarantined]
             ),
         },
@@ -87,7 +85,7 @@ def chunks(
     return dg.MaterializeResult(
         data_version=dg.DataVersion(report.version),
         metadata={
-            "summary": f"{_counted(report.chunks, 'chunk')}, {report.added:,} new, {report.retired:,} retired",
+            "summary": f"{counted(report.chunks, 'chunk')}, {report.added:,} new, {report.retired:,} retired",
             "changed": bool(report.added or report.retired),
             "dagster/row_count": report.chunks,
             "added": report.added,
@@ -159,12 +157,12 @@ def search_index(
     return dg.MaterializeResult(
         data_version=dg.DataVersion(report.fingerprint),
         metadata={
-            "summary": f"{_counted(report.chunks, 'chunk')} in generation {report.generation}",
+            "summary": f"{counted(report.chunks, 'chunk')} in generation {report.generation}",
             "changed": report.built,
             "dagster/row_count": report.chunks,
             "generation": report.generation,
             "recall_at_10": report.recall,
-            "by_source": _table(("source", "chunks"), sorted(report.sources.items())),
+            "by_source": table(("source", "chunks"), sorted(report.sources.items())),
         },
     )
 
@@ -177,18 +175,3 @@ def _golden_gate(store: StoreResource) -> generations.Gate:
 def _source(context: dg.AssetExecutionContext, store: StoreResource) -> Source:
     with store.database.snapshot() as connection:
         return sources.get(connection, context.partition_key)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> dg.MarkdownMetadataValue:
-    if not rows:
-        return dg.MetadataValue.md("none")
-    shown = [[str(value).replace("|", "\\|").replace("\n", " ") for value in row] for row in rows[:_PREVIEW_ROWS]]
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(row) + " |" for row in shown]
-    if len(rows) > _PREVIEW_ROWS:
-        lines.append(f"\n… and {len(rows) - _PREVIEW_ROWS:,} more")
-    return dg.MetadataValue.md("\n".join(lines))

@@ -20,6 +20,7 @@ BENCHMARKS = (
     "console_lists",
     "run_launch",
     "map_tiles",
+    "map_months",
 )
 
 

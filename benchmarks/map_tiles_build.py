@@ -6,11 +6,10 @@ import re
 import sys
 from pathlib import Path
 
-import shapely
 from pyarrow import parquet
 
 from stemma.maps.building import Provenance, build_points
-from stemma.maps.features import column_of
+from stemma.maps.features import column_of, coordinates
 from stemma.maps.point_tiles import PointLayer
 from stemma.maps.points import Points
 
@@ -20,10 +19,8 @@ _COLUMNS = ("type", "code", "date", "hour", "district", "block")
 def _build(source: Path, target: Path) -> None:
     """Read, arrange, encode, compress, write."""
     table = parquet.read_table(source, read_dictionary=list(_COLUMNS))
-    shapes = shapely.from_wkb(table["geometry"].to_numpy(zero_copy_only=False))
-    longitude, latitude = shapely.get_x(shapes), shapely.get_y(shapes)
+    longitude, latitude = coordinates(table["geometry"])
     ids = table["id"].to_numpy()
-    del shapes
     columns = [column_of(name, table[name]) for name in _COLUMNS]
     del table
     layer = PointLayer("points", category="type")

@@ -7,15 +7,19 @@ from dataclasses import dataclass
 
 from cli import execution
 from cli.output import err, say
-from cli.session import commit
+from cli.session import commit, commit_all
 from stemma.access.principal import local_principal
 from stemma.knowledge import golden, sources
 from stemma.knowledge.models import Source
 from stemma.knowledge.search import Searcher
+from stemma.maps.catalog import list_layers
+from stemma.maps.layers import load_layer
+from stemma.maps.registration import register
 from stemma.store.database import Database
 from stemma.store.settings import REPOSITORY, Settings
 
 SAMPLES = Source("samples", "folder", (str(REPOSITORY / "samples" / "papers"),))
+LAYERS = REPOSITORY / "samples" / "maps"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +33,14 @@ class DemoReport:
 
 
 def run_demo(settings: Settings, database: Database) -> DemoReport:
-    """Register the samples, materialize everything, ask the sample questions."""
+    """Register the samples and their map layers, materialize everything, ask the sample questions."""
     started = time.monotonic()
     say(f"Everything is kept in {settings.home}", console=err)
     with database.snapshot() as connection:
         known = SAMPLES in sources.list_sources(connection)
     if not known:
         commit(settings, database, lambda connection: sources.register(connection, local_principal(), SAMPLES))
+    _add_layers(settings, database)
     outcome = execution.materialize(settings, database, "*")
     answers = golden.ask(Searcher(database, settings), golden.load_questions())
     first = sum(answer.rank == 1 for answer in answers)
@@ -49,7 +54,22 @@ def run_demo(settings: Settings, database: Database) -> DemoReport:
         where_to_look=(
             ("ask the index", f'.venv/bin/stemma search "{answers[0].question}"' if answers else "stemma search"),
             ("see how everything stands", ".venv/bin/stemma status"),
+            ("see the map layers", ".venv/bin/stemma maps layers"),
             ("trace the index to its sources", ".venv/bin/stemma receipt show knowledge/search_index"),
             ("serve the API and the Dagster UI", "make up"),
         ),
     )
+
+
+def _add_layers(settings: Settings, database: Database) -> None:
+    """Add the sample layers that are not there as they are described."""
+    layers = [load_layer(path) for path in sorted(LAYERS.glob("*.yaml"))]
+    with database.snapshot() as connection:
+        known = {registered.id: registered.layer for registered in list_layers(connection)}
+    new = [layer for layer in layers if known.get(layer.id) != layer]
+    if new:
+        commit_all(
+            settings,
+            database,
+            lambda connection: [register(connection, local_principal(), layer, folder=LAYERS) for layer in new],
+        )

@@ -23,6 +23,7 @@ import definitions
 from assets.failures import domain_error
 from assets.governance import DAYS
 from assets.knowledge import KNOWLEDGE_SOURCES
+from assets.maps import MAP_LAYERS
 from cli.output import err, say
 from resources.instance import open_instance, process_tag
 from resources.materializations import issue_receipts
@@ -32,6 +33,7 @@ from stemma.errors import CheckFailed, InvalidInput, NotFound, StemmaError
 from stemma.governance.memory.inputs import Span, whole_span
 from stemma.knowledge import sources
 from stemma.ledger.receipts import require_none_refused
+from stemma.maps.catalog import list_layers
 from stemma.progress import Progress as Step
 from stemma.progress import ReportProgress
 from stemma.runs.model import ACTOR_TAG
@@ -112,13 +114,17 @@ class DisplayedProgress(ProgressLog):
 
 
 def prepare_partitions(instance: dg.DagsterInstance, database: Database) -> None:
-    """Make the registered sources the partitions of the knowledge assets."""
+    """Make the registered sources and map layers the partitions of the assets that are made of them."""
     with database.transaction() as connection:
-        names = [source.name for source in sources.list_sources(connection)]
-    known = set(instance.get_dynamic_partitions(str(KNOWLEDGE_SOURCES.name)))
-    instance.add_dynamic_partitions(str(KNOWLEDGE_SOURCES.name), [name for name in names if name not in known])
-    for name in known.difference(names):
-        instance.delete_dynamic_partition(str(KNOWLEDGE_SOURCES.name), name)
+        named = {
+            str(KNOWLEDGE_SOURCES.name): [source.name for source in sources.list_sources(connection)],
+            str(MAP_LAYERS.name): [layer.id for layer in list_layers(connection)],
+        }
+    for partitions, names in named.items():
+        known = set(instance.get_dynamic_partitions(partitions))
+        instance.add_dynamic_partitions(partitions, [name for name in names if name not in known])
+        for name in known.difference(names):
+            instance.delete_dynamic_partition(partitions, name)
 
 
 def select(graph: dg.Definitions, selection: str) -> list[dg.AssetKey]:
@@ -138,8 +144,7 @@ def select(graph: dg.Definitions, selection: str) -> list[dg.AssetKey]:
             field="SELECTION",
             hint="Examples: '*', 'knowledge/chunks', 'group:knowledge', 'key:\"knowledge/documents\"+'.",
         ) from error
-    # Capabilities do not build on each other's assets; one after the other, each is in as few runs as it can be.
-    ordered = sorted((key for key in asset_graph.toposorted_asset_keys if key in chosen), key=lambda key: key.path[0])
+    ordered = [key for key in asset_graph.toposorted_asset_keys if key in chosen]
     if not ordered:
         known = ", ".join(sorted(key.to_user_string() for key in asset_graph.materializable_asset_keys))
         raise NotFound(
@@ -155,50 +160,67 @@ def plan(
     partition: str | None,
     days: Span | None = None,
 ) -> list[PlannedRun]:
-    """The runs that materialize a selection: neighbours with equal partitions share a run per partition.
+    """The runs that materialize a selection: those with equal partitions share a run for each.
 
-    Days are materialized in one run, by default those on which anything happened (`days`).
+    Days are materialized in one run, by default those on which anything happened (`days`). With a partition, what is
+    made of partitions of another kind is left out. Raises InvalidInput, NotFound.
     """
     asset_graph = graph.resolve_asset_graph()
     runs: list[PlannedRun] = []
-    batch: list[dg.AssetKey] = []
-
-    def flush() -> None:
-        if not batch:
-            return
+    known: list[str] = []
+    for batch in _batches(asset_graph, select(graph, selection)):
         partitions = asset_graph.get(batch[0]).partitions_def
-        if partitions == DAYS:
-            runs.extend(_of_days(tuple(batch), partition, days))
-            batch.clear()
-            return
-        for name in [None] if partitions is None else _names(instance, partitions, partition):
-            runs.append(PlannedRun(tuple(batch), name))
-        batch.clear()
-
-    for key in select(graph, selection):
-        if batch and asset_graph.get(key).partitions_def != asset_graph.get(batch[0]).partitions_def:
-            flush()
-        batch.append(key)
-    flush()
-    if partition is not None and all(run.partition is None for run in runs):
+        if partitions is None:
+            runs.append(PlannedRun(tuple(batch), None))
+        elif partitions == DAYS:
+            first, last = _first_and_last_day()
+            known.append(f"days from {first} to {last}, several as {first}{_TO}{last}")
+            if (span := _days(partition, days)) is not None:
+                runs.append(PlannedRun(tuple(batch), *span))
+        else:
+            names = sorted(partitions.get_partition_keys(dynamic_partitions_store=instance))
+            known += names or ["none yet"]
+            runs += [PlannedRun(tuple(batch), name) for name in names if partition in (None, name)]
+    if partition is not None and not known:
         raise InvalidInput("partition_unused", f"{selection!r} has no partitions.", field="--partition")
+    if partition is not None and all(run.partition is None for run in runs):
+        hint = f"There are: {', '.join(known)}."
+        raise NotFound("partition_unknown", f"There is no partition {partition!r}.", field="--partition", hint=hint)
     return runs
 
 
-def _of_days(assets: tuple[dg.AssetKey, ...], wanted: str | None, days: Span | None) -> Iterator[PlannedRun]:
+def _batches(asset_graph: Any, keys: Sequence[dg.AssetKey]) -> list[list[dg.AssetKey]]:
+    """The keys, upstream first, those that can share a run side by side."""
+    left = list(keys)
+    batches: list[list[dg.AssetKey]] = []
+    while left:
+        ready = [key for key in left if not (asset_graph.get(key).parent_keys - {key}).intersection(left)]
+        fitting = asset_graph.get(batches[-1][0]).partitions_def if batches else None
+        same = [key for key in ready if batches and asset_graph.get(key).partitions_def == fitting]
+        if same:
+            batches[-1].append(same[0])
+        else:
+            batches.append([ready[0]])
+        left.remove((same or ready)[0])
+    return batches
+
+
+def _days(wanted: str | None, happened: Span | None) -> tuple[str, str] | None:
+    """The first and the last day of what is wanted, by default of those on which anything happened; None for none."""
+    first, last = _first_and_last_day()
+    if wanted is None:
+        if happened is None or str(happened.last) < first or str(happened.first) > last:
+            return None
+        return max(first, str(happened.first)), min(last, str(happened.last))
+    begin, _, end = wanted.partition(_TO)
+    end = end or begin
+    return (begin, end) if _is_day(begin) and _is_day(end) and first <= begin <= end <= last else None
+
+
+def _first_and_last_day() -> tuple[str, str]:
     first, last = DAYS.get_first_partition_key(), DAYS.get_last_partition_key()
     assert first is not None and last is not None
-    if wanted is None:
-        if days is None or str(days.last) < first or str(days.first) > last:
-            return
-        begin, end = max(first, str(days.first)), min(last, str(days.last))
-    else:
-        begin, _, end = wanted.partition(_TO)
-        end = end or begin
-        if not all(_is_day(day) for day in (begin, end)) or not first <= begin <= end <= last:
-            hint = f"Days are from {first} to {last}; several are written as {first}{_TO}{last}."
-            raise NotFound("partition_unknown", f"There is no partition {wanted!r}.", field="--partition", hint=hint)
-    yield PlannedRun(assets, begin, end)
+    return first, last
 
 
 def _is_day(text: str) -> bool:
@@ -206,20 +228,6 @@ def _is_day(text: str) -> bool:
         return str(date.fromisoformat(text)) == text
     except ValueError:
         return False
-
-
-def _names(instance: dg.DagsterInstance, partitions: dg.PartitionsDefinition[str], wanted: str | None) -> Sequence[str]:
-    names = sorted(partitions.get_partition_keys(dynamic_partitions_store=instance))
-    if wanted is None:
-        return names
-    if wanted not in names:
-        raise NotFound(
-            "partition_unknown",
-            f"There is no partition {wanted!r}.",
-            field="--partition",
-            hint=f"There are: {', '.join(names) or 'none yet'}.",
-        )
-    return [wanted]
 
 
 @contextlib.contextmanager

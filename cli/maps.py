@@ -1,4 +1,4 @@
-"""`stemma maps`: build an archive of a layer, and check any archive."""
+"""`stemma maps`: the layers of the studio, building their archives, and checking any archive."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.output import Json, print_json, print_table, say
+from cli.graph import print_outcome
+from cli.output import Json, moment, print_json, print_table, say
+from cli.session import commit, open_studio
+from stemma.access.principal import local_principal
 from stemma.errors import CheckFailed
 
 if TYPE_CHECKING:
+    from stemma.maps.catalog import BuiltArchive, RegisteredLayer, Visibility
     from stemma.maps.check import Report
 
 app = typer.Typer(help="Map layers and their tiles.", no_args_is_help=True)
@@ -50,16 +54,95 @@ def _show(report: Report) -> None:
     say(f"{report.tiles:,} tiles, {read} decoded, the largest of {report.largest:,} bytes.")
 
 
+@app.command("layers")
+def list_layers(as_json: Json = False) -> None:
+    """Show the map layers of this studio, and what is served of each."""
+    from stemma.maps import catalog
+
+    _, database = open_studio()
+    with database, database.snapshot() as connection:
+        layers, archives = catalog.list_layers(connection), catalog.current_archives(connection)
+    if as_json:
+        print_json([{"layer": layer, "archive": archives.get(layer.id)} for layer in layers])
+        return
+    print_table(
+        "Map layers",
+        ("layer", "kind", "visible to", "features", "zooms", "bytes", "built"),
+        [_row(layer, archives.get(layer.id)) for layer in layers],
+        empty="No map layers. `stemma maps add LAYER.yaml` adds one.",
+    )
+
+
+def _row(registered: RegisteredLayer, archive: BuiltArchive | None) -> tuple[object, ...]:
+    layer = registered.layer
+    said = (layer.id, layer.kind, registered.visibility)
+    if archive is None:
+        return (*said, "", "", "", "not yet")
+    zooms = f"{archive.min_zoom}–{archive.max_zoom}"
+    return (*said, f"{archive.ledger.released:,}", zooms, f"{archive.size:,}", moment(archive.built_at))
+
+
 @app.command()
-def build(
-    layer: Annotated[Path, typer.Argument(help="The layer's YAML file; its source is relative to it.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The archive to write.")],
+def add(
+    layer: Annotated[Path, typer.Argument(help="The layer's YAML file; a source on this machine is relative to it.")],
+    members: Annotated[
+        bool, typer.Option("--members", help="Hide it from viewers, who would see it otherwise.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Read, clean and tile a layer of points, and check the result before it takes the place of the one before."""
-    from stemma.maps.layer_build import build_layer
+    """Add a map layer, or describe one anew; `stemma maps build` then builds it, as a running studio does by itself."""
+    from stemma.maps import origins
+    from stemma.maps.layers import load_layer
+    from stemma.maps.registration import register
 
-    built = build_layer(layer, output)
+    described, folder = load_layer(layer), layer.expanduser().resolve().parent
+    # Who adds a layer is there to mend its source; who builds it later is not.
+    origins.fingerprint(described, folder)
+    visibility: Visibility = "members" if members else "everyone"
+    settings, database = open_studio()
+    with database:
+        added = commit(
+            settings,
+            database,
+            lambda connection: register(connection, local_principal(), described, folder=folder, visibility=visibility),
+        )
+    if as_json:
+        print_json(added)
+    else:
+        say(f"{added.id} is a layer of {added.layer.kind}. `stemma maps build {added.id}` builds it.")
+
+
+@app.command()
+def build(
+    layer: Annotated[str, typer.Argument(help="A layer's id or, with --output, any layer's YAML file.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the archive to this file, apart from the studio.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Read, clean and tile a layer, and check the result before it takes the place of the one before."""
+    if output is not None:
+        _build_file(Path(layer), output, as_json=as_json)
+        return
+    from cli import execution
+    from stemma.maps import catalog
+
+    settings, database = open_studio()
+    with database:
+        with database.snapshot() as connection:
+            catalog.find_layer(connection, layer)
+        outcome = execution.materialize(settings, database, '+key:"maps/tiles"', layer)
+    if as_json:
+        print_json(outcome)
+    else:
+        print_outcome(outcome)
+
+
+def _build_file(layer: Path, output: Path, *, as_json: bool) -> None:
+    from stemma.maps.layer_build import build_layer
+    from stemma.store.settings import load_settings
+
+    built = build_layer(layer, output, load_settings())
     if as_json:
         print_json(built)
         return

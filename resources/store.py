@@ -37,7 +37,7 @@ class StoreResource(dg.ConfigurableResource):
             ledger.append(entries).result()
 
     def commit(self, change: Change[T]) -> T:
-        """Write a change with its entries; returns its result."""
+        """Write a change with its entries, and return its result; raises what it is refused with."""
         with Ledger(self._database.urls, self._settings) as ledger:
             return ledger.commit(change).result()
 

@@ -50,6 +50,7 @@ GROUPS: Final[dict[str, tuple[Family, ...]]] = {
         Family("Replay", "/replay", "replay", "decide:read"),
         Family("Switches", "/switches", "switches", "decide:read"),
     ),
+    "Play": (Family("Map", "/play/map", "map", "map:read", "ff_map_pipeline"),),
     "Record": (
         Family("Approvals", "/approvals", "approvals", "approvals:read"),
         Family("Historian", "/historian", "historian", "ledger:read"),

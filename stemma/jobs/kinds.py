@@ -42,6 +42,12 @@ class OfSource(Input):
     source: str = Field(min_length=1, max_length=63, description="The source's name", examples=["inbox"])
 
 
+class OfLayer(Input):
+    """A layer of the map."""
+
+    layer: str = Field(min_length=1, max_length=64, description="The layer's id", examples=["columbus-crime"])
+
+
 def _yesterday() -> str:
     return (datetime.now(UTC).date() - timedelta(days=1)).isoformat()
 
@@ -70,6 +76,13 @@ def _no_check(connection: Connection, given: Any) -> None:
 
 def _check_source(connection: Connection, given: OfSource) -> None:
     sources.get(connection, given.source)
+
+
+def _check_layer(connection: Connection, given: OfLayer) -> None:
+    # Imports numpy, which whoever merely asks for a job can do without.
+    from stemma.maps.catalog import find_layer
+
+    find_layer(connection, given.layer)
 
 
 def _check_day(connection: Connection, given: OfDay) -> None:
@@ -154,6 +167,17 @@ _ALL: Final = (
         permission="ingest:write",
         max_attempts=3,
         max_runtime=timedelta(hours=6),
+    ),
+    Kind(
+        "map:build",
+        "Reads and cleans one map layer, builds and checks its tiles, and serves them",
+        input=OfLayer,
+        materializes=True,
+        partition="layer",
+        permission="map:write",
+        max_attempts=3,
+        max_runtime=timedelta(hours=6),
+        check=_check_layer,
     ),
     Kind(
         "governance:aggregate",

@@ -9,13 +9,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stemma.maps import compression
 from stemma.maps.mvt import Value
 from stemma.maps.pmtiles import ArchiveWriter, Header
 from stemma.maps.point_tiles import PointLayer, PointTiles, Tile
@@ -75,10 +75,10 @@ def build_points(path: Path, points: Points, layer: PointLayer, provenance: Prov
     tiles = PointTiles(points, layer)
     figures = Figures()
     with ArchiveWriter(path) as writer:
-        for zoom in range(layer.min_zoom, layer.max_zoom + 1):
-            for tile, data in compressed(tiles.at(zoom)):
-                writer.add(tile.id, data)
-                figures.add(tile.zoom, len(tile.content), tile.points, exact=tile.exact)
+        zooms = range(layer.min_zoom, layer.max_zoom + 1)
+        for tile, data in compressed(chain.from_iterable(map(tiles.at, zooms))):
+            writer.add(tile.id, data)
+            figures.add(tile.zoom, tile.size, tile.points, exact=tile.exact)
         return finish(writer, points, layer, provenance, tiles.cell_fields, figures)
 
 
@@ -113,7 +113,7 @@ def compressed(chunks: Iterable[list[Tile]]) -> Iterator[tuple[Tile, bytes]]:
 
 
 def _compress(tiles: Sequence[Tile]) -> list[bytes]:
-    return [compression.compress(tile.content) for tile in tiles]
+    return [tile.compressed() for tile in tiles]
 
 
 def _done(waiting: deque[tuple[list[Tile], Future[list[bytes]]]]) -> Iterator[tuple[Tile, bytes]]:

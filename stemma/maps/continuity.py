@@ -79,8 +79,7 @@ class Level:
     def add(self, tile_id: int, shown: Shown) -> None:
         """Take up what a layer of a tile shows; what is in a tile's buffer belongs to its neighbour."""
         self.points[shown.layer] = self.points.get(shown.layer, True) and shown.points
-        # A shape ends where the next tile begins, a point lies on one side.
-        inside = (shown.bounds[:, :2] < 1).all(axis=1) & (shown.bounds[:, 2:] >= 0).all(axis=1)
+        inside = within_tile(shown.bounds)
         identities, bounds = shown.identities[inside], np.clip(shown.bounds[inside], 0, 1)
         self.identities.setdefault(shown.layer, []).append(identities)
         self.bounds.setdefault(shown.layer, []).append(bounds)
@@ -143,8 +142,12 @@ class Continuity:
             if layer not in cells:
                 self._compare_places(level, layer)
         for complete in self._complete.values():
-            if complete.min_zoom <= level.zoom <= complete.max_zoom and level.points.get(complete.layer, True):
+            if not complete.min_zoom <= level.zoom <= complete.max_zoom:
+                continue
+            if level.points.get(complete.layer, True):
                 self._compare_totals(level, complete)
+            else:
+                self._compare_ids(level, complete)
         self._below = level
 
     def _compare_places(self, level: Level, layer: str) -> None:
@@ -163,6 +166,15 @@ class Continuity:
             self._findings.add(
                 "tile_misplaced", f"Layer {layer}: feature {seen.identities[known][place]} lies {where}."
             )
+
+    def _compare_ids(self, level: Level, complete: Complete) -> None:
+        """Shapes are in several tiles and never counted: each zoom has to show every id."""
+        shown = level.seen(complete.layer).identities
+        if len(shown) != complete.features:
+            told = f"zoom {level.zoom} shows {len(shown):,} of {complete.features:,} features"
+            self._findings.add("ids_lost", f"Layer {complete.layer}: {told}{self._missing(level, complete)}.")
+        elif id_sum(shown.astype(np.int64)) != complete.ids:
+            self._findings.add("ids_changed", f"Layer {complete.layer}: zoom {level.zoom} has other ids than declared.")
 
     def _compare_totals(self, level: Level, complete: Complete) -> None:
         totals = level.tile_totals(complete)
@@ -197,6 +209,11 @@ class Continuity:
         counting = np.isin(places, list(level.totals.get(complete.cells, {})))
         missing = last.identities[absent][~counting][:_EXAMPLES]
         return f"; not {', '.join(map(str, missing))}" if len(missing) else ""
+
+
+def within_tile(bounds: Floats) -> NDArray[np.bool_]:
+    """Which bounds, in shares of a tile, are not only in its buffer: a shape ends where the next tile begins."""
+    return np.asarray((bounds[:, :2] < 1).all(axis=1) & (bounds[:, 2:] >= 0).all(axis=1))
 
 
 def _ids(level: Level, layer: str) -> Integers:

@@ -19,14 +19,18 @@ from pyarrow import compute, parquet
 
 from stemma.errors import InvalidInput
 from stemma.maps import grid, privacy
+from stemma.maps.grid import Floats
 from stemma.maps.layers import Layer
-from stemma.maps.points import Column, Points
-from stemma.maps.row_ledger import REJECTED, Reason, RowLedger
-from stemma.maps.sources import Rows, SourceFile, read, source_files
+from stemma.maps.points import BATCH_BITS, Column, Points
+from stemma.maps.row_ledger import Reason, RowLedger, released
+from stemma.maps.sources import Rows, read, source_files
+from stemma.maps.varints import Integers
 
 ID, GEOMETRY = "stemma_id", "geometry"
-_ROW_BITS = 32
 _GEO_VERSION = "1.1.0"
+# What is judged of a row, beside the columns of the source.
+_KEY, _REASON, _DETAIL, _X, _Y = "stemma_key", "stemma_reason", "stemma_detail", "stemma_x", "stemma_y"
+_WKB_POINT = np.dtype([("order", "u1"), ("kind", "<u4"), ("x", "<f8"), ("y", "<f8")])
 
 _TYPES = {"text": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
 _KINDS = {
@@ -54,24 +58,31 @@ class Features:
 
     def write(self, path: Path, quarantine: Path) -> None:
         """Write the features as GeoParquet 1.1 and the rejected rows as Parquet."""
-        shapes = shapely.from_wkb(self.table[GEOMETRY].to_numpy(zero_copy_only=False))
-        kinds = sorted({shape.geom_type for shape in shapes})
-        described = {"encoding": "WKB", "geometry_types": kinds, "bbox": list(map(float, shapely.total_bounds(shapes)))}
+        kinds, bounds = _extent(self.table[GEOMETRY])
+        described = {"encoding": "WKB", "geometry_types": kinds, "bbox": bounds}
         geo = {"version": _GEO_VERSION, "primary_column": GEOMETRY, "columns": {GEOMETRY: described}}
         parquet.write_table(self.table.replace_schema_metadata({"geo": json.dumps(geo)}), path, compression="zstd")
         parquet.write_table(self.rejected, quarantine, compression="zstd")
 
 
+def _extent(geometry: pa.ChunkedArray) -> tuple[list[str], list[float]]:
+    """The kinds of geometry in a column of WKB, and what holds them all: west, south, east, north."""
+    plain = _plain(geometry)
+    if plain is not None:
+        x, y = plain["x"], plain["y"]
+        return ["Point"], [float(edge) for edge in (x.min(), y.min(), x.max(), y.max())]
+    shapes = shapely.from_wkb(geometry.to_numpy(zero_copy_only=False))
+    _, examples = np.unique(shapely.get_type_id(shapes), return_index=True)
+    return sorted(shape.geom_type for shape in shapes[examples]), shapely.total_bounds(shapes).tolist()
+
+
 @dataclass(slots=True)
-class _Judged:
-    """The rows of a file with a reason for each; the detail says more about it."""
+class _Draft:
+    """The rows of a file as they are judged; the detail says more about a reason."""
 
     rows: Rows
     reasons: NDArray[np.int8]
     details: NDArray[np.object_]
-    ids: NDArray[np.int64]
-    x: NDArray[np.float64]
-    y: NDArray[np.float64]
 
     def reject(self, where: NDArray[np.bool_], reason: Reason, detail: str) -> None:
         """Give a reason to rows that have none yet."""
@@ -80,82 +91,116 @@ class _Judged:
         self.details[chosen] = detail
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A file whose rows were judged without looking at any other file, so that it need not be read again.
+
+    `table` has a row for each of the file's: the attributes, the id without blanks, a reason, a detail, and of rows
+    that are good the place: longitude and latitude of points, snapped where the layer is gated, or a shape as WKB.
+    """
+
+    name: str
+    partition: str
+    table: pa.Table
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """The id that each row has if it is released."""
+        return (_month_number(self.partition) << BATCH_BITS) + np.arange(len(self))
+
+    def packed(self) -> bytes:
+        """The same as an Arrow stream."""
+        said = {"name": self.name, "partition": self.partition}
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, self.table.schema.with_metadata(said)) as writer:
+            writer.write_table(self.table.replace_schema_metadata(said))
+        return bytes(sink.getvalue())
+
+    @classmethod
+    def parse(cls, data: bytes) -> Judged:
+        """Read what `packed` wrote; raises ValueError for something else."""
+        table = pa.ipc.open_stream(data).read_all()
+        said = table.schema.metadata or {}
+        if said.keys() != {b"name", b"partition"}:
+            raise ValueError("These are no judged rows.")
+        return cls(said[b"name"].decode(), said[b"partition"].decode(), table.replace_schema_metadata(None))
+
+
 def read_features(layer: Layer, root: Path) -> Features:
     """Read and clean a layer whose source lies under `root`; raises what `source_files`, `read` and `clean` raise."""
     return clean(layer, [read(layer, file) for file in source_files(layer, root)])
 
 
 def clean(layer: Layer, files: Sequence[Rows]) -> Features:
-    """Clean the rows of all files of a layer, in the order of their months.
-
-    Raises InvalidInput: source_empty where there is no row, no_feature_left where none is good, attribute_type for a
-    value that is not of its type, attribute_denied for free text in an incident layer.
-    """
-    total = sum(map(len, files))
-    if not total:
-        raise InvalidInput("source_empty", f"The source of {layer.id} has no rows.", field="source.path")
-    judged = [_judge(layer, rows) for rows in files]
-    _mark_duplicates(layer, judged)
-    if layer.gate is not None:
-        _snap_and_suppress(layer, judged)
-    reasons = np.concatenate([item.reasons for item in judged])
-    table = pa.concat_tables([_released(layer, item) for item in judged])
-    if not len(table):
-        raise InvalidInput("no_feature_left", f"No row of {layer.id} can be shown: {_reasons(judged)}.")
-    if layer.gate is not None:
-        _check_texts(layer, table)
-    return Features(
-        table,
-        RowLedger.of(reasons, total),
-        tuple(RowLedger.of(item.reasons, len(item.rows), item.rows.file.partition) for item in judged),
-        pa.concat_tables([_rejected(item) for item in judged]),
-    )
+    """Clean the rows of all files of a layer, in the order of their months; raises what `combine` raises."""
+    return combine(layer, [judge(layer, rows) for rows in files])
 
 
-def _judge(layer: Layer, rows: Rows) -> _Judged:
+def judge(layer: Layer, rows: Rows) -> Judged:
+    """Judge the rows of one file: all but what other files decide, which are duplicates and rare places."""
     count = len(rows)
-    shapes = rows.geometry.copy()
-    reasons, details = np.full(count, Reason.KEPT, np.int8), np.full(count, "", object)
-    base = _month_number(rows.file) << _ROW_BITS
-    empty = np.full(count, np.nan)
-    judged = _Judged(
-        Rows(rows.file, rows.table, shapes, rows.flawed), reasons, details, base + np.arange(count), empty, empty.copy()
+    draft = _Draft(
+        Rows(rows.file, rows.table, rows.geometry.copy(), rows.flawed),
+        np.full(count, Reason.KEPT, np.int8),
+        np.full(count, "", object),
     )
+    shapes = draft.rows.geometry
     for place, detail in rows.flawed.items():
-        reasons[place], details[place] = Reason.NO_COORDINATE, detail
+        draft.reasons[place], draft.details[place] = Reason.NO_COORDINATE, detail
     absent: NDArray[np.bool_] = np.asarray(shapely.is_missing(shapes)) | np.asarray(shapely.is_empty(shapes))
-    judged.reject(absent, Reason.NO_COORDINATE, "missing")
+    draft.reject(absent, Reason.NO_COORDINATE, "missing")
     finite = np.asarray(np.isfinite(shapely.bounds(shapes)).all(axis=1))
-    judged.reject(~finite, Reason.NO_COORDINATE, "not_finite")
-    judged.reject(~np.isin(shapely.get_type_id(shapes), _KINDS[layer.kind]), Reason.NO_COORDINATE, "wrong_geometry")
-    _mend(layer, judged)
-    _judge_places(layer, judged)
-    return judged
+    draft.reject(~finite, Reason.NO_COORDINATE, "not_finite")
+    draft.reject(~np.isin(shapely.get_type_id(shapes), _KINDS[layer.kind]), Reason.NO_COORDINATE, "wrong_geometry")
+    _mend(layer, draft)
+    _judge_places(layer, draft)
+    columns = {name: rows.table[name] for name in dict.fromkeys(layer.sources.values())}
+    if layer.columns.id is not None:
+        key = compute.utf8_trim_whitespace(_text(rows.table[layer.columns.id]))
+        columns[_KEY] = compute.if_else(compute.equal(key, ""), None, key)
+    details = pa.array(draft.details, pa.string())
+    judged = {**columns, _REASON: pa.array(draft.reasons), _DETAIL: details, **_places(layer, draft)}
+    return Judged(rows.file.path.name, rows.file.partition, pa.table(judged))
 
 
-def _month_number(file: SourceFile) -> int:
+def _places(layer: Layer, draft: _Draft) -> dict[str, pa.Array]:
+    shapes = draft.rows.geometry
+    good = released(draft.reasons)
+    if layer.kind != "points":
+        shapes[~good] = None
+        return {GEOMETRY: pa.array(shapely.to_wkb(shapely.normalize(shapes)), pa.binary())}
+    x, y = (np.where(good, of(shapes), np.nan) for of in (shapely.get_x, shapely.get_y))
+    if layer.gate is not None:
+        x[good], y[good] = privacy.snapped(x[good], y[good], layer.gate.level)
+    return {_X: pa.array(x), _Y: pa.array(y)}
+
+
+def _month_number(partition: str) -> int:
     """Months since 1970; 0 for a file that is for no month."""
-    if not file.partition:
+    if not partition:
         return 0
-    year, month = map(int, file.partition.split("-"))
+    year, month = map(int, partition.split("-"))
     return max(0, (year - 1970) * 12 + month - 1)
 
 
-def _mend(layer: Layer, judged: _Judged) -> None:
-    shapes = judged.rows.geometry
-    good = judged.reasons == Reason.KEPT
+def _mend(layer: Layer, draft: _Draft) -> None:
+    shapes = draft.rows.geometry
+    good = draft.reasons == Reason.KEPT
     deep = good & shapely.has_z(shapes)
     shapes[deep] = shapely.force_2d(shapes[deep])
     single = good & (shapely.get_type_id(shapes) == shapely.GeometryType.MULTIPOINT)
-    judged.reject(single & (shapely.get_num_geometries(shapes) != 1), Reason.NO_COORDINATE, "several_points")
-    single &= judged.reasons == Reason.KEPT
+    draft.reject(single & (shapely.get_num_geometries(shapes) != 1), Reason.NO_COORDINATE, "several_points")
+    single &= draft.reasons == Reason.KEPT
     shapes[single] = shapely.get_geometry(shapes[single], 0)
     invalid = good & ~shapely.is_valid(shapes)
     for place in np.flatnonzero(invalid).tolist():
         shapes[place] = _of_kind(shapely.make_valid(shapes[place]), layer.kind)
-    judged.reject(invalid & shapely.is_missing(shapes), Reason.NO_COORDINATE, "not_mendable")
+    draft.reject(invalid & shapely.is_missing(shapes), Reason.NO_COORDINATE, "not_mendable")
     for where, detail in ((invalid, "made_valid"), (deep, "flattened"), (single, "unwrapped")):
-        judged.reject(where, Reason.REPAIRED, detail)
+        draft.reject(where, Reason.REPAIRED, detail)
 
 
 def _of_kind(shape: Any, kind: str) -> Any:
@@ -168,9 +213,9 @@ def _of_kind(shape: Any, kind: str) -> Any:
     return shapely.multilinestrings(chosen) if kind == "lines" else shapely.multipolygons(chosen)
 
 
-def _judge_places(layer: Layer, judged: _Judged) -> None:
-    west, south, east, north = shapely.bounds(judged.rows.geometry).T
-    usable = np.isin(judged.reasons, (Reason.KEPT, Reason.REPAIRED))
+def _judge_places(layer: Layer, draft: _Draft) -> None:
+    west, south, east, north = shapely.bounds(draft.rows.geometry).T
+    usable = released(draft.reasons)
     problems = [
         ((np.abs(south) > 90) | (np.abs(north) > 90), "outside_world"),
         ((west < -180) | (east > 180), "outside_world"),
@@ -186,87 +231,123 @@ def _judge_places(layer: Layer, judged: _Judged) -> None:
         swapped = (south >= left) & (north <= right) & (west >= bottom) & (east <= top)
         problems += [(outside & swapped, "swapped"), (outside, "outside_bounds")]
     for where, detail in problems:
-        chosen = where & usable & np.isin(judged.reasons, (Reason.KEPT, Reason.REPAIRED))
-        judged.reasons[chosen] = Reason.OUT_OF_BOUNDS
-        judged.details[chosen] = detail
-    if layer.kind == "points":
-        judged.x[:], judged.y[:] = west, south
+        chosen = where & usable & released(draft.reasons)
+        draft.reasons[chosen] = Reason.OUT_OF_BOUNDS
+        draft.details[chosen] = detail
 
 
-def _mark_duplicates(layer: Layer, judged: Sequence[_Judged]) -> None:
-    """Of rows with the same id, the first stays: across all files, in the order of months."""
+def combine(layer: Layer, files: Sequence[Judged]) -> Features:
+    """The features of all files of a layer, in the order of their months.
+
+    Raises InvalidInput: source_empty where there is no row, no_feature_left where none is good, attribute_type for a
+    value that is not of its type, attribute_denied for free text in an incident layer.
+    """
+    total = sum(map(len, files))
+    if not total:
+        raise InvalidInput("source_empty", f"The source of {layer.id} has no rows.", field="source.path")
+    reasons = _together(files, _REASON).astype(np.int8)
+    details = _together(files, _DETAIL)
+    doubled = _duplicates(layer, files, reasons)
+    reasons[doubled], details[doubled] = Reason.DUPLICATE, "same_id"
+    rare = _rare(layer, files, reasons)
+    reasons[rare], details[rare] = Reason.SUPPRESSED, "rare_place"
+    places = np.flatnonzero(released(reasons))
+    if not len(places):
+        raise InvalidInput("no_feature_left", f"No row of {layer.id} can be shown: {_counted(details)}.")
+    ends = np.cumsum([len(item) for item in files])
+    kept = [item.table.take(pa.array(rows)) for item, rows in zip(files, _by_file(places, ends), strict=True)]
+    attributes = {
+        name: _typed(layer, name, files, [rows[column] for rows in kept]) for name, column in layer.sources.items()
+    }
+    ids = np.concatenate([item.ids for item in files])[places]
+    table = pa.table({ID: pa.array(ids), **attributes, GEOMETRY: _geometry(layer, kept)})
+    if layer.gate is not None:
+        _check_texts(layer, table)
+    by_file = np.split(reasons, ends[:-1])
+    return Features(
+        table,
+        RowLedger.of(reasons, total),
+        tuple(RowLedger.of(found, len(item), item.partition) for item, found in zip(files, by_file, strict=True)),
+        _rejected(files, reasons, details),
+    )
+
+
+def _together(files: Sequence[Judged], name: str) -> NDArray[Any]:
+    """What was judged of all rows."""
+    return np.concatenate([item.table[name].to_numpy() for item in files])
+
+
+def _by_file(places: Integers, ends: Integers) -> list[Integers]:
+    """Places among all rows as places within each file."""
+    parts = np.split(places, np.searchsorted(places, ends[:-1]))
+    return [part - start for part, start in zip(parts, [0, *ends[:-1].tolist()], strict=True)]
+
+
+def _duplicates(layer: Layer, files: Sequence[Judged], reasons: NDArray[np.int8]) -> Integers:
+    """Of rows with the same id, all but the first: across all files, in the order of months."""
     if layer.columns.id is None:
-        return
-    texts = [compute.utf8_trim_whitespace(_text(item.rows.table[layer.columns.id])) for item in judged]
-    ids = pa.chunked_array([chunk for text in texts for chunk in _chunks(text)], pa.string())
+        return np.zeros(0, np.int64)
+    ids = pa.chunked_array([chunk for item in files for chunk in item.table[_KEY].chunks], pa.string())
     codes = compute.fill_null(ids.combine_chunks().dictionary_encode().indices, -1).to_numpy()
-    lengths = np.asarray(compute.fill_null(compute.utf8_length(ids), 0).to_numpy())
-    reasons = np.concatenate([item.reasons for item in judged])
-    candidates = np.flatnonzero(np.isin(reasons, (Reason.KEPT, Reason.REPAIRED)) & (codes >= 0) & (lengths > 0))
+    candidates = np.flatnonzero(released(reasons) & (codes >= 0))
     _, first = np.unique(codes[candidates], return_index=True)
     again = np.ones(len(candidates), bool)
     again[first] = False
-    doubled = np.zeros(len(reasons), bool)
-    doubled[candidates[again]] = True
-    ends = np.cumsum([len(item.rows) for item in judged])
-    for item, where in zip(judged, np.split(doubled, ends[:-1]), strict=True):
-        item.reasons[where], item.details[where] = Reason.DUPLICATE, "same_id"
-
-
-def _chunks(text: Any) -> list[Any]:
-    return list(text.chunks) if isinstance(text, pa.ChunkedArray) else [text]
+    return candidates[again]
 
 
 def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return compute.cast(column, pa.string())
 
 
-def _snap_and_suppress(layer: Layer, judged: Sequence[_Judged]) -> None:
-    rule = layer.gate
-    if rule is None or layer.kind != "points":
-        return
-    usable = [np.isin(item.reasons, (Reason.KEPT, Reason.REPAIRED)) for item in judged]
-    for item, where in zip(judged, usable, strict=True):
-        item.x[where], item.y[where] = privacy.snapped(item.x[where], item.y[where], rule.level)
-    x, y = (
-        np.concatenate([getattr(item, axis)[where] for item, where in zip(judged, usable, strict=True)])
-        for axis in "xy"
-    )
-    enough = privacy.crowded(x, y, rule.minimum_count)
-    ends = np.cumsum([int(where.sum()) for where in usable])
-    for item, where, together in zip(judged, usable, np.split(enough, ends[:-1]), strict=True):
-        alone = np.flatnonzero(where)[~together]
-        item.reasons[alone], item.details[alone] = Reason.SUPPRESSED, "rare_place"
-        kept = np.flatnonzero(where)[together]
-        item.rows.geometry[kept] = shapely.points(item.x[kept], item.y[kept])
+def _rare(layer: Layer, files: Sequence[Judged], reasons: NDArray[np.int8]) -> Integers:
+    """The rows at places that the privacy rule does not show."""
+    if layer.gate is None or layer.kind != "points":
+        return np.zeros(0, np.int64)
+    usable = np.flatnonzero(released(reasons))
+    x, y = (_together(files, axis)[usable] for axis in (_X, _Y))
+    return usable[~privacy.crowded(x, y, layer.gate.minimum_count)]
 
 
-def _released(layer: Layer, judged: _Judged) -> pa.Table:
-    places = np.flatnonzero(np.isin(judged.reasons, (Reason.KEPT, Reason.REPAIRED)))
-    columns = {ID: pa.array(judged.ids[places])}
-    for name, column in layer.sources.items():
-        columns[name] = _typed(layer, name, judged.rows.table[column].take(pa.array(places)), judged.rows.file)
-    shapes = shapely.to_wkb(shapely.normalize(judged.rows.geometry[places]))
-    return pa.table({**columns, GEOMETRY: pa.array(shapes, pa.binary())})
+def _geometry(layer: Layer, kept: Sequence[pa.Table]) -> pa.ChunkedArray:
+    """The places of rows as WKB."""
+    if layer.kind != "points":
+        return pa.chunked_array([chunk for rows in kept for chunk in rows[GEOMETRY].chunks], pa.binary())
+    count = sum(map(len, kept))
+    written = np.empty(count, _WKB_POINT)
+    written["order"], written["kind"] = 1, 1
+    for axis, name in (("x", _X), ("y", _Y)):
+        written[axis] = np.concatenate([rows[name].to_numpy() for rows in kept])
+    ends = np.arange(count + 1, dtype=np.int32) * _WKB_POINT.itemsize
+    points = pa.Array.from_buffers(pa.binary(), count, [None, pa.py_buffer(ends), pa.py_buffer(written)])
+    return pa.chunked_array([points])
 
 
-def _typed(layer: Layer, name: str, values: pa.ChunkedArray, file: SourceFile) -> pa.ChunkedArray:
+def _typed(layer: Layer, name: str, files: Sequence[Judged], values: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
+    """An attribute in its type, though files may hold it as numbers here and as text there."""
     kind = layer.attributes[name].type
-    try:
-        if kind == "text":
-            return _text(values)
-        source = compute.utf8_trim_whitespace(values) if pa.types.is_string(values.type) else values
-        typed = compute.cast(source, _TYPES[kind])
-        if kind == "number" and compute.any(compute.invert(compute.is_finite(typed))).as_py():
-            raise pa.ArrowInvalid("NaN or infinity")
-        return typed
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise InvalidInput(
-            "attribute_type",
-            f"{file.path.name} holds a value of {name} that is no {kind}: {str(error).splitlines()[0]}.",
-            field=f"attributes.{name}.type",
-            hint="Mend the file, or call the attribute text.",
-        ) from error
+    typed = []
+    for file, of_file in zip(files, values, strict=True):
+        try:
+            typed += _cast(kind, of_file).chunks
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise InvalidInput(
+                "attribute_type",
+                f"{file.name} holds a value of {name} that is no {kind}: {str(error).splitlines()[0]}.",
+                field=f"attributes.{name}.type",
+                hint="Mend the file, or call the attribute text.",
+            ) from error
+    return pa.chunked_array(typed, _TYPES[kind])
+
+
+def _cast(kind: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
+    if kind == "text":
+        return _text(values)
+    source = compute.utf8_trim_whitespace(values) if pa.types.is_string(values.type) else values
+    typed = compute.cast(source, _TYPES[kind])
+    if kind == "number" and compute.any(compute.invert(compute.is_finite(typed))).as_py():
+        raise pa.ArrowInvalid("NaN or infinity")
+    return typed
 
 
 def _check_texts(layer: Layer, table: pa.Table) -> None:
@@ -276,28 +357,79 @@ def _check_texts(layer: Layer, table: pa.Table) -> None:
             privacy.check_texts(name, compute.unique(table[name]).to_pylist(), len(table))
 
 
-def _rejected(judged: _Judged) -> pa.Table:
-    places = np.flatnonzero(np.isin(judged.reasons, REJECTED))
+def _rejected(files: Sequence[Judged], reasons: NDArray[np.int8], details: NDArray[np.object_]) -> pa.Table:
+    places = np.flatnonzero(~released(reasons))
+    ends = np.cumsum([len(item) for item in files])
+    of_files = _by_file(places, ends)
+    names = np.repeat([item.name for item in files], [len(rows) for rows in of_files])
+    labels = np.array(["", *(reason.label for reason in Reason)])
     return pa.table(
         {
-            "file": pa.array([judged.rows.file.path.name] * len(places), pa.string()),
-            "row": pa.array(places + 1, pa.int64()),
-            "reason": pa.array([Reason(judged.reasons[place]).label for place in places], pa.string()),
-            "detail": pa.array(judged.details[places].tolist(), pa.string()),
+            "file": pa.array(names, pa.string()),
+            "row": pa.array(np.concatenate(of_files) + 1, pa.int64()),
+            "reason": pa.array(labels[reasons[places]], pa.string()),
+            "detail": pa.array(details[places], pa.string()),
         }
     )
 
 
-def _reasons(judged: Sequence[_Judged]) -> str:
-    details, counts = np.unique(np.concatenate([item.details for item in judged]).astype(str), return_counts=True)
-    return ", ".join(f"{detail} {count:,}" for detail, count in zip(details, counts, strict=True))
+def _counted(details: NDArray[np.object_]) -> str:
+    words, counts = np.unique(details.astype(str), return_counts=True)
+    return ", ".join(f"{word} {count:,}" for word, count in zip(words, counts, strict=True))
 
 
 def to_points(table: pa.Table, layer: Layer) -> Points:
     """Points for the tile encoder, from the features of a point layer."""
-    shapes = shapely.from_wkb(table[GEOMETRY].to_numpy(zero_copy_only=False))
     columns = [column_of(name, table[name]) for name in layer.attributes]
-    return Points.of(table[ID].to_numpy(), shapely.get_x(shapes), shapely.get_y(shapes), columns)
+    return Points.of(table[ID].to_numpy(), *coordinates(table[GEOMETRY]), columns)
+
+
+def same_batches(before: pa.Table, after: pa.Table) -> list[int]:
+    """The batches (months, as ids count them) whose features are the same in two tables of `Features`."""
+    old, new = _batches(before), _batches(after)
+    return [batch for batch in sorted(old.keys() & new.keys()) if old[batch].equals(new[batch])]
+
+
+def without(table: pa.Table, batches: Sequence[int]) -> pa.Table:
+    """The features of the other batches."""
+    return table.filter(pa.array(~np.isin(table[ID].to_numpy() >> BATCH_BITS, batches)))
+
+
+def _batches(table: pa.Table) -> dict[int, pa.Table]:
+    batch = table[ID].to_numpy() >> BATCH_BITS
+    starts = np.flatnonzero(np.diff(batch, prepend=-1))
+    ends = np.append(starts[1:], len(batch))
+    return {int(batch[start]): table.slice(start, end - start) for start, end in zip(starts, ends, strict=True)}
+
+
+def coordinates(points: pa.ChunkedArray) -> tuple[Floats, Floats]:
+    """Longitude and latitude of points in WKB."""
+    plain = _plain(points)
+    if plain is not None:
+        return plain["x"].copy(), plain["y"].copy()
+    shapes = shapely.from_wkb(points.to_numpy(zero_copy_only=False))
+    return shapely.get_x(shapes), shapely.get_y(shapes)
+
+
+def _plain(geometry: pa.ChunkedArray) -> NDArray[np.void] | None:
+    """A column of WKB (OGC 06-103r4, §8.2) without a shape in memory for each row.
+
+    None where not all are points, little-endian, flat and without a reference system.
+    """
+    arrays = [_plain_chunk(chunk) for chunk in geometry.chunks]
+    found = [array for array in arrays if array is not None]
+    return np.concatenate(found) if found and len(found) == len(arrays) else None
+
+
+def _plain_chunk(points: pa.BinaryArray) -> NDArray[np.void] | None:
+    if points.type != pa.binary() or points.null_count or not len(points):
+        return None
+    _, ends, data = points.buffers()
+    offsets = np.frombuffer(ends, np.int32)[points.offset : points.offset + len(points) + 1]
+    if (np.diff(offsets) != _WKB_POINT.itemsize).any():
+        return None
+    read = np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]].view(_WKB_POINT)
+    return read if (read["order"] == 1).all() and (read["kind"] == 1).all() else None
 
 
 def column_of(name: str, values: pa.ChunkedArray) -> Column:

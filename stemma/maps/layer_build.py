@@ -8,15 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from stemma.errors import CheckFailed, InvalidInput
+import pyarrow as pa
+
+from stemma.errors import CheckFailed
 from stemma.maps import privacy
-from stemma.maps.building import Input, Provenance, build_points
-from stemma.maps.check import check
+from stemma.maps.building import Built, Input, Provenance, build_points
+from stemma.maps.check import Report, check
 from stemma.maps.features import clean, to_points
 from stemma.maps.layers import Layer, load_layer
-from stemma.maps.points import Points
+from stemma.maps.origins import opened
 from stemma.maps.row_ledger import RowLedger
-from stemma.maps.sources import SourceFile, read, source_files
+from stemma.maps.shape_tiles import build_shapes
+from stemma.maps.sources import read
+from stemma.store.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,23 +34,21 @@ class LayerBuilt:
     ledger: RowLedger
 
 
-def build_layer(description: Path, output: Path) -> LayerBuilt:
-    """Build the archive of a point layer at `output`, its rejected rows beside it.
+def build_layer(description: Path, output: Path, settings: Settings) -> LayerBuilt:
+    """Build the archive of a layer at `output`, its rejected rows beside it.
 
-    Raises what `load_layer`, `read_features` and `build_points` raise; InvalidInput(kind_unsupported) for lines and
-    polygons; CheckFailed(archive_unsound, privacy_unproven), which leave the archive that was there.
+    Raises what `load_layer`, `opened`, `clean`, `build_points` and `build_shapes` raise; CheckFailed(archive_unsound,
+    privacy_unproven), which leave the archive that was there.
     """
     layer = load_layer(description)
-    if layer.kind != "points":
-        raise InvalidInput("kind_unsupported", f"Tiles of {layer.kind} are not built here yet.", field="kind")
-    files = source_files(layer, description.parent)
-    features = clean(layer, [read(layer, file) for file in files])
-    points = to_points(features.table, layer)
+    with opened(layer, description.parent, settings) as files:
+        features = clean(layer, [read(layer, file) for file in files])
+        inputs = tuple(part for file in files for part in file.inputs)
     staged = output.with_name(f".{output.name}.staged")
     quarantine = output.with_suffix(".rejected.parquet")
     try:
-        build_points(staged, points, layer.point_layer, provenance_of(layer, files))
-        tiles = _checked(staged, points, layer)
+        build_tiles(staged, features.table, layer, provenance_of(layer, inputs))
+        tiles = verified(staged, features.table, layer).tiles
         features.write(output.with_suffix(".features.parquet"), quarantine)
         size = staged.stat().st_size
         staged.replace(output)
@@ -55,19 +57,30 @@ def build_layer(description: Path, output: Path) -> LayerBuilt:
     return LayerBuilt(layer.id, tiles, size, quarantine.name, features.ledger)
 
 
-def provenance_of(layer: Layer, files: list[SourceFile], asset: str = "", partition: str = "") -> Provenance:
+def build_tiles(path: Path, features: pa.Table, layer: Layer, provenance: Provenance) -> Built:
+    """Write the archive of a layer of any kind; raises what `build_points` or `build_shapes` raises."""
+    if layer.kind == "points":
+        return build_points(path, to_points(features, layer), layer.point_layer, provenance)
+    return build_shapes(path, features, layer, provenance)
+
+
+def provenance_of(layer: Layer, inputs: tuple[Input, ...], asset: str = "", partition: str = "") -> Provenance:
     """What the archive says of where it comes from."""
-    inputs = tuple(Input(file.path.name, file.sha256) for file in files)
     return Provenance(layer.title, asset, partition, inputs, layer.licence, layer.attribution, layer.description)
 
 
-def _checked(path: Path, points: Points, layer: Layer) -> int:
+def verified(path: Path, features: pa.Table, layer: Layer) -> Report:
+    """Check a new archive, also against the layer's privacy rule.
+
+    Raises CheckFailed(archive_unsound, privacy_unproven), whose message is the first problem.
+    """
     report = check(path)
     if not report.clean:
         raise CheckFailed("archive_unsound", f"The new archive does not hold: {report.problems[0].message}")
     rule = layer.gate
     if rule is not None:
+        points = to_points(features, layer)
         proof = privacy.prove(path, points, layer.id, rule.level, rule.minimum_count)
         if not proof.holds:
             raise CheckFailed("privacy_unproven", f"The new archive shows too much: {proof.problems[0].message}")
-    return report.tiles
+    return report

@@ -19,6 +19,7 @@ from stemma.maps.point_tiles import TILE_BYTES, PointLayer
 from stemma.store.files import read_local
 
 Kind = Literal["points", "lines", "polygons"]
+SCHEMES = ("", "https", "http", "s3", "package")
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -27,12 +28,29 @@ class _Model(BaseModel):
 
 
 class Source(_Model):
-    """Where features come from: a file, or a folder with a file for each month (`2020-01-….csv`)."""
+    """Where features come from: a file, or a folder with a file for each month (`2020-01-….csv`).
+
+    A path without a scheme is on this machine; `https:` and `http:` are fetched, `s3:` is read with the credentials of
+    the studio, `package://name/…` is a file that an installed Python package brought along.
+    """
 
     path: Name
     monthly: bool = False
     encoding: str = "utf-8"
     crs: str | None = None
+
+    @property
+    def scheme(self) -> str:
+        """How the source is reached; empty for a path on this machine."""
+        return self.path.partition("://")[0] if "://" in self.path else ""
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.scheme not in SCHEMES:
+            raise ValueError(f"a source is a path, or begins with {', '.join(f'{name}://' for name in SCHEMES[1:])}")
+        if self.monthly and self.scheme in ("http", "https"):
+            raise ValueError("a URL is one file; a folder of months is a path or s3://")
+        return self
 
 
 class Columns(_Model):
@@ -97,6 +115,8 @@ class Layer(_Model):
             raise ValueError("min_zoom is above max_zoom")
         if self.bounds and not (self.bounds[0] < self.bounds[2] and self.bounds[1] < self.bounds[3]):
             raise ValueError("bounds are west, south, east, north")
+        if self.incidents and self.kind != "points":
+            raise ValueError("only points can be incidents; lines and polygons are not snapped")
         return self
 
     @property

@@ -47,11 +47,20 @@ def key_message(key: str) -> bytes:
     return _KEYS + varints.one(len(text)) + text
 
 
-def layer_message(name: str, features: bytes, tables: bytes) -> bytes:
-    """A layer as it stands in a tile: encoded features, and the key and value tables their tags point into."""
+def layer_frame(name: str, size: int, tables: bytes) -> tuple[bytes, bytes]:
+    """What stands in a tile before and after the features of a layer, which have `size` bytes; `tables` are the key and
+    value tables that their tags point into.
+    """
     text = name.encode()
-    content = _NAME + varints.one(len(text)) + text + features + tables + _TAIL
-    return _LAYER + varints.one(len(content)) + content
+    named = _NAME + varints.one(len(text)) + text
+    length = len(named) + size + len(tables) + len(_TAIL)
+    return _LAYER + varints.one(length) + named, tables + _TAIL
+
+
+def layer_message(name: str, features: bytes, tables: bytes) -> bytes:
+    """A layer as it stands in a tile."""
+    before, after = layer_frame(name, len(features), tables)
+    return before + features + after
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +77,52 @@ class Encoded:
         return [data[start:end] for start, end in zip([0, *cuts[:-1]], cuts, strict=True)]
 
 
-def encode_points(ids: Integers | None, tag_counts: Integers, tags: Integers, x: Integers, y: Integers) -> Encoded:
-    """Point features: `tags` holds `tag_counts[i]` (key, value) index pairs of each; x and y are in tile units."""
-    head = 6 if ids is not None else 4
-    sizes = head + 2 * tag_counts + 7
+def encode_points(ids: Integers, places: Sequence[Integers], x: Integers, y: Integers) -> Encoded:
+    """Point features with ids: `places[k]` says where the value of attribute k stands in the table of values, or −1.
+
+    The key of attribute k is the k-th of the table of keys; x and y are in tile units.
+    """
+    across, down = 2 * x, 2 * y
+    id_sizes, across_sizes, down_sizes = (varints.sizes(values) for values in (ids, across, down))
+    value_sizes = [varints.sizes(values) * (values >= 0) for values in places]
+    tags = np.zeros(len(ids), np.int64)
+    for key, sizes in enumerate(value_sizes):
+        tags += sizes + (sizes > 0) * len(varints.one(key))
+    tags_sizes = varints.sizes(tags)
+    geometry = 1 + across_sizes + down_sizes
+    content = 6 + id_sizes + tags_sizes + tags + geometry
+    content_sizes = varints.sizes(content)
+    fields = [content_sizes, id_sizes, tags_sizes, *value_sizes, across_sizes, down_sizes]
+    width = 8 + sum(len(varints.one(key)) for key in range(len(places)))
+    rows = varints.Rows(len(ids), width + sum(int(sizes.max(initial=0)) for sizes in fields))
+    rows.constant(_FEATURE)
+    rows.values(content, content_sizes)
+    rows.constant(_ID)
+    rows.values(ids, id_sizes)
+    rows.constant(_TAGS)
+    rows.values(tags, tags_sizes)
+    for key, (values, sizes) in enumerate(zip(places, value_sizes, strict=True)):
+        for byte in varints.one(key):
+            rows.constant(byte, sizes > 0)
+        rows.values(values, sizes)
+    for byte in (_TYPE, _POINT, _GEOMETRY):
+        rows.constant(byte)
+    rows.values(geometry, np.ones_like(geometry))
+    rows.constant(_MOVE_TO_ONE)
+    rows.values(across, across_sizes)
+    rows.values(down, down_sizes)
+    return Encoded(rows.joined(), np.cumsum(1 + content_sizes + content))
+
+
+def encode_cells(tag_counts: Integers, tags: Integers, x: Integers, y: Integers) -> Encoded:
+    """Point features without ids: `tags` holds `tag_counts[i]` (key, value) index pairs of each, few of very many."""
+    sizes = 11 + 2 * tag_counts
     ends = np.cumsum(sizes)
     starts = ends - sizes
     flat = np.empty(int(ends[-1]) if len(ends) else 0, np.int64)
-    at_tags = starts + head
+    at_tags = starts + 4
     tails = ends - 7
     flat[starts], flat[starts + 1] = _FEATURE, 0
-    if ids is not None:
-        flat[starts + 2], flat[starts + 3] = _ID, ids
     flat[at_tags - 2], flat[at_tags - 1] = _TAGS, 0
     flat[between(at_tags, 2 * tag_counts)] = tags
     for place, constant in enumerate((_TYPE, _POINT, _GEOMETRY, 0, _MOVE_TO_ONE)):
@@ -127,11 +170,12 @@ class Pool:
 class Table:
     """The distinct numbers that each tile uses: `numbers` by tile, then ascending; tile t's end at `ends[t]`.
 
-    `places` says, of each use, where its number stands in its tile's table.
+    Of each use, `entries` says where its number stands in `numbers`, `places` where in its tile's table.
     """
 
     numbers: Integers
     ends: Integers
+    entries: Integers
     places: Integers
 
 
@@ -152,4 +196,4 @@ def tables(tile: Integers, numbers: Integers, tiles: int, pool: int) -> Table:
     owner = used // pool
     ends = np.searchsorted(owner, np.arange(tiles), side="right")
     starts = np.concatenate(([0], ends[:-1]))
-    return Table(used - owner * pool, ends, placed - starts[tile])
+    return Table(used - owner * pool, ends, placed, placed - starts[tile])

@@ -12,17 +12,21 @@ circle over the edge of its tile and skips points outside it, so that a buffer w
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 
 from stemma.errors import CheckFailed, InvalidInput
-from stemma.maps import grid, mvt
+from stemma.maps import compression, grid, mvt
 from stemma.maps.cells import CellTags
+from stemma.maps.compression import Piece
+from stemma.maps.exact import Layouts, Lent
 from stemma.maps.grid import Positions
-from stemma.maps.mvt import Pool, Table
+from stemma.maps.mvt import Pool
 from stemma.maps.points import Points
+from stemma.maps.runs import Runs, runs
 from stemma.maps.varints import Integers, sizes
 
 TILE_BYTES = 500_000
@@ -62,51 +66,33 @@ class PointLayer:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One encoded tile, not compressed; `exact` says whether it holds its `points` or counts them."""
+    """One encoded tile, not compressed; `exact` says whether it holds its `points` or counts them.
+
+    A large one comes in pieces: the beginning, those that the archive before has, and the others.
+    """
 
     id: int
     zoom: int
-    content: bytes
     points: int
     exact: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Runs:
-    """Tiles of one zoom as runs of points: tile i has those from `starts[i]` to before `ends[i]`."""
-
-    tiles: Integers
-    starts: Integers
-    ends: Integers
-
-    def __len__(self) -> int:
-        return len(self.tiles)
+    beginning: bytes
+    stored: Sequence[Piece] = ()
+    others: Sequence[bytes] = ()
 
     @property
-    def counts(self) -> Integers:
-        """How many points each tile has."""
-        return self.ends - self.starts
+    def size(self) -> int:
+        """Bytes before compression."""
+        return len(self.beginning) + sum(piece.size for piece in self.stored) + sum(map(len, self.others))
 
-    def taken(self, places: Integers | slice) -> Runs:
-        """Some of the tiles."""
-        return Runs(self.tiles[places], self.starts[places], self.ends[places])
+    def whole(self) -> Tile:
+        """The same in one piece."""
+        return replace(self, beginning=b"".join((self.beginning, *self.others)), others=())
 
-    def chunks(self, points: int) -> Iterator[Runs]:
-        """Runs of neighbours with at most so many points together, or of one tile that has more."""
-        total = np.cumsum(self.counts)
-        start = 0
-        while start < len(self):
-            limit = points + (int(total[start - 1]) if start else 0)
-            end = max(start + 1, int(np.searchsorted(total, limit, side="right")))
-            yield self.taken(slice(start, end))
-            start = end
-
-
-def runs(points: Points, zoom: int) -> Runs:
-    """The tiles of a zoom that have points, by their place on the Hilbert curve of that zoom."""
-    tile = points.keys >> 2 * (grid.LEVELS - zoom)
-    starts = np.flatnonzero(np.diff(tile, prepend=-1))
-    return Runs(tile[starts], starts, np.append(starts[1:], len(tile)))
+    def compressed(self) -> bytes:
+        """The tile as it is stored."""
+        if self.others:
+            return compression.compress_pieces(self.beginning, self.stored, self.others)
+        return compression.compress(self.beginning)
 
 
 class PointTiles:
@@ -116,7 +102,7 @@ class PointTiles:
         self._points = points
         self._layer = layer
         self._keys = b"".join(mvt.key_message(column.name) for column in points.columns)
-        self._values = Pool([mvt.value_message(value) for column in points.columns for value in column.values])
+        self._layouts = Layouts(points)
         self._least = _least_sizes(points)
         self._tags = CellTags(*(points.column(name) if name else None for name in (layer.category, layer.period)))
 
@@ -125,66 +111,39 @@ class PointTiles:
         """Every attribute that a cell may have."""
         return self._tags.names
 
-    def at(self, zoom: int, tiles: Runs | None = None) -> Iterator[list[Tile]]:
-        """Lists of tiles of a zoom, each tile once: all of them, or those named.
+    def at(
+        self, zoom: int, tiles: Runs | None = None, lent: Mapping[int, Lent] = MappingProxyType({})
+    ) -> Iterator[list[Tile]]:
+        """Lists of tiles of a zoom, each tile once: all of them, or those named; parts that are lent are not encoded.
 
         Raises CheckFailed(tile_over_budget) where even one cell with all its counts takes more than a tile may.
         """
         wanted = runs(self._points, zoom) if tiles is None else tiles
-        fits = self._least_bytes(zoom, wanted) <= self._layer.tile_bytes
+        # Most of what is too large need not be tried.
+        fits = self._least[wanted.ends] - self._least[wanted.starts] <= self._layer.tile_bytes
         too_large = [wanted.taken(np.flatnonzero(~fits))]
         for chunk in wanted.taken(np.flatnonzero(fits)).chunks(_EXACT_CHUNK):
-            encoded = self._exact(zoom, chunk)
-            small = np.array([len(tile.content) <= self._layer.tile_bytes for tile in encoded])
+            encoded = self._exact(zoom, chunk, lent)
+            small = np.array([tile.size <= self._layer.tile_bytes for tile in encoded])
             yield [encoded[place] for place in np.flatnonzero(small)]
             too_large.append(chunk.taken(np.flatnonzero(~small)))
         yield from self._counts(zoom, _joined(too_large))
 
-    def _least_bytes(self, zoom: int, tiles: Runs) -> Integers:
-        """What the points of each tile take at least, so that most of what is too large need not be tried."""
-        points = self._points
-        steps = np.zeros(len(points) + 1, np.int64)
-        for positions in (points.x, points.y):
-            # The distance from the corner, doubled by the zigzag form, takes a second byte from 64 on.
-            steps[1:] += _pixels(positions, zoom) >= 64
-        total = self._least + np.cumsum(steps)
-        return total[tiles.ends] - total[tiles.starts]
-
-    def _exact(self, zoom: int, chunk: Runs) -> list[Tile]:
-        points = self._points
-        places = mvt.between(chunk.starts, chunk.counts)
-        tile = np.repeat(np.arange(len(chunk)), chunk.counts)
-        tag_counts, tags, table = self._attributes(places, tile, len(chunk))
-        features = mvt.encode_points(
-            points.ids[places], tag_counts, tags, _pixels(points.x[places], zoom), _pixels(points.y[places], zoom)
-        )
-        values = self._values.picked(table.numbers).split(table.ends)
-        tables = [self._keys + of_tile for of_tile in values]
-        return self._assembled(zoom, chunk, features.split(np.cumsum(chunk.counts)), tables, exact=True)
-
-    def _attributes(self, places: Integers, tile: Integers, tiles: int) -> tuple[Integers, Integers, Table]:
-        """How many tags each point has, the tags, and the value table that they point into."""
-        columns = self._points.columns
-        tags = np.full((len(places), len(columns), 2), -1, np.int64)
-        owners, numbers = [], []
-        before, first = np.zeros(tiles, np.int64), 0
-        for place, column in enumerate(columns):
-            codes = column.codes[places].astype(np.int64)
-            some = np.flatnonzero(codes >= 0)
-            owner = tile[some]
-            table = mvt.tables(owner, codes[some], tiles, len(column.values))
-            tags[some, place, 0] = place
-            tags[some, place, 1] = before[owner] + table.places
-            used = np.diff(table.ends, prepend=0)
-            owners.append(np.repeat(np.arange(tiles), used))
-            numbers.append(first + table.numbers)
-            before += used
-            first += len(column.values)
-        present = tags[:, :, 0] >= 0
-        together = np.concatenate([*owners, np.zeros(0, np.int64)])
-        order = np.argsort(together, kind="stable")
-        joined = Table(np.concatenate([*numbers, np.zeros(0, np.int64)])[order], np.cumsum(before), together)
-        return present.sum(axis=1), tags[present].ravel(), joined
+    def _exact(self, zoom: int, chunk: Runs, lent: Mapping[int, Lent]) -> list[Tile]:
+        layout = self._layouts.of(chunk)
+        keys = chunk.tiles.tolist()
+        kept = [layout.lent(self._points, tile, lent[key]) if key in lent else [] for tile, key in enumerate(keys)]
+        features = layout.features(self._points, zoom, np.fromiter(map(len, kept), np.int64, len(kept)))
+        first = grid.first_tile_id(zoom)
+        tiles = []
+        for key, count, stored, fresh, values in zip(
+            keys, chunk.counts.tolist(), kept, features, layout.tables, strict=True
+        ):
+            size = sum(piece.size for piece in stored) + sum(map(len, fresh))
+            beginning, end = mvt.layer_frame(self._layer.name, size, self._keys + values)
+            tile = Tile(first + key, zoom, count, True, beginning, stored, [*fresh, end])
+            tiles.append(tile if len(stored) + len(fresh) > 1 else tile.whole())
+        return tiles
 
     def _counts(self, zoom: int, group: Runs) -> Iterator[list[Tile]]:
         """Tiles of cells, of the finest grid that fits each."""
@@ -194,7 +153,7 @@ class PointTiles:
             too_large = []
             for chunk in group.chunks(_CELL_CHUNK):
                 encoded = self._cells(zoom, chunk, bits)
-                small = np.array([len(tile.content) <= self._layer.tile_bytes for tile in encoded])
+                small = np.array([tile.size <= self._layer.tile_bytes for tile in encoded])
                 yield [encoded[place] for place in np.flatnonzero(small)]
                 too_large.append(chunk.taken(np.flatnonzero(~small)))
             group = _joined(too_large)
@@ -220,8 +179,7 @@ class PointTiles:
         keys = mvt.tables(tile, uses.keys, len(chunk), len(self._tags.keys))
         values = mvt.tables(tile, uses.values, len(chunk), len(messages))
         first = places[starts]
-        features = mvt.encode_points(
-            None,
+        features = mvt.encode_cells(
             np.bincount(uses.cells, minlength=len(starts)),
             np.stack((keys.places, values.places), axis=1).ravel(),
             _centres(points.x[first], level, bits),
@@ -233,24 +191,13 @@ class PointTiles:
             messages.picked(values.numbers).split(values.ends),
         )
         ends = np.searchsorted(tile_of_cell, np.arange(len(chunk)), side="right")
-        return self._assembled(zoom, chunk, features.split(ends), tables, exact=False)
-
-    def _assembled(
-        self, zoom: int, chunk: Runs, features: Iterable[bytes], tables: Iterable[bytes], *, exact: bool
-    ) -> list[Tile]:
-        name = self._layer.name if exact else self._layer.cells
-        first = grid.first_tile_id(zoom)
+        first_id = grid.first_tile_id(zoom)
         return [
-            Tile(first + key, zoom, mvt.layer_message(name, of_features, of_tables), count, exact)
-            for key, count, of_features, of_tables in zip(
-                chunk.tiles.tolist(), chunk.counts.tolist(), features, tables, strict=True
+            Tile(first_id + key, zoom, count, False, mvt.layer_message(self._layer.cells, *parts))
+            for key, count, *parts in zip(
+                chunk.tiles.tolist(), chunk.counts.tolist(), features.split(ends), tables, strict=True
             )
         ]
-
-
-def _pixels(positions: Positions, zoom: int) -> Integers:
-    """Where in its tile a position is, in tile units."""
-    return (positions >> grid.LEVELS - zoom - grid.EXTENT_BITS & grid.EXTENT - 1).astype(np.int64)
 
 
 def _centres(positions: Positions, level: int, bits: int) -> Integers:

@@ -22,6 +22,8 @@ from stemma.maps.varints import Integers
 
 Codes = NDArray[np.int32]
 MAX_ID = 1 << 53
+BATCH_BITS = 32
+"""Ids that share all but their last bits came together, in one month."""
 
 
 @dataclass(frozen=True, slots=True)

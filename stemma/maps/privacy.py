@@ -89,11 +89,8 @@ def crowded(longitude: Floats, latitude: Floats, minimum: int) -> np.ndarray[tup
     """Which places are shared by at least so many."""
     if not len(longitude):
         return np.zeros(0, bool)
-    _, place, counts = np.unique(
-        np.stack((longitude, latitude), axis=1), axis=0, return_inverse=True, return_counts=True
-    )
-    enough = counts[place.reshape(-1)] >= minimum
-    return np.asarray(enough)
+    _, place, counts = np.unique(longitude + 1j * latitude, return_inverse=True, return_counts=True)
+    return np.asarray(counts[place] >= minimum)
 
 
 @dataclass(frozen=True, slots=True)

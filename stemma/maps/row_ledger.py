@@ -38,7 +38,13 @@ class Reason(IntEnum):
         return self.name.lower()
 
 
+_LABELS = tuple(reason.label for reason in Reason)
 REJECTED = (Reason.NO_COORDINATE, Reason.OUT_OF_BOUNDS, Reason.DUPLICATE, Reason.SUPPRESSED)
+
+
+def released(reasons: NDArray[np.int8]) -> NDArray[np.bool_]:
+    """Which rows are on the map, or will be if nothing else speaks against them."""
+    return reasons >= Reason.REPAIRED
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +69,7 @@ class RowLedger:
     def of(cls, reasons: NDArray[np.int8], rows: int, partition: str = "") -> RowLedger:
         """Count reasons; raises CheckFailed(rows_unaccounted) where a row has none."""
         counts = np.bincount(reasons, minlength=len(Reason) + 1)
-        return cls(partition, rows, **{reason.label: int(counts[reason]) for reason in Reason})
+        return cls(partition, rows, **dict(zip(_LABELS, counts[1:].tolist(), strict=True)))
 
     @property
     def released(self) -> int:

@@ -25,6 +25,7 @@ import shapely
 from numpy.typing import NDArray
 
 from stemma.errors import InvalidInput, NotFound, TooLarge, Unavailable
+from stemma.maps.building import Input
 from stemma.maps.layers import Layer
 
 FORMATS = (".csv", ".geojson", ".json", ".parquet", ".geoparquet", ".fgb", ".shp")
@@ -33,6 +34,7 @@ WGS84 = "EPSG:4326"
 _MONTH = re.compile(r"(?<!\d)(\d{4})-(0[1-9]|1[0-2])(?!\d)")
 _UNPACKED_LIMIT = 8 << 30
 _MEMBERS = 1000
+_SHAPEFILE = (".shp", ".shx", ".dbf", ".prj", ".cpg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +45,22 @@ class SourceFile:
     partition: str
 
     @property
-    def sha256(self) -> str:
-        """SHA-256 of the file's bytes (hexadecimal)."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+    def parts(self) -> tuple[Path, ...]:
+        """The file itself; of a Shapefile all files that are read with it."""
+        if self.path.suffix.lower() != ".shp":
+            return (self.path,)
+        beside = (item for item in self.path.parent.iterdir() if item.stem == self.path.stem)
+        return tuple(sorted(item for item in beside if item.suffix.lower() in _SHAPEFILE))
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """Its parts by name, with the SHA-256 of their bytes."""
+        return tuple(Input(part.name, _sha256(part)) for part in self.parts)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +300,10 @@ def _read_ogr(path: Path) -> tuple[pa.Table, NDArray[np.object_], str | None]:
 
 
 def _as_rows(layer: Layer, file: SourceFile, table: pa.Table, shapes: NDArray[np.object_], crs: str | None) -> Rows:
+    if not len(shapes) and not table.column_names:
+        # GeoJSON without features names no columns either.
+        none = pa.table({column: pa.array([], pa.string()) for column in _wanted(layer)})
+        return Rows(file, none, np.zeros(0, object), {})
     _require(file.path.name, _wanted(layer), table.column_names)
     if crs is None and layer.source.crs is None:
         raise InvalidInput("crs_missing", f"{file.path.name} does not say its coordinate system.", field="source.crs")

@@ -42,6 +42,37 @@ def encode(values: Integers, lengths: Integers | None = None) -> Bytes:
     return encoded
 
 
+class Rows:
+    """Messages of one shape, a row of bytes each, filled column by column; bytes that a row does not use are skipped.
+
+    For many short values that is several times faster than `encode`.
+    """
+
+    def __init__(self, rows: int, width: int) -> None:
+        self._bytes = np.zeros((rows, width), np.uint8)
+        self._used = np.zeros((rows, width), bool)
+        self._column = 0
+
+    def constant(self, value: int, some: NDArray[np.bool_] | bool = True) -> None:
+        """A byte in every row, or in some."""
+        self._bytes[:, self._column] = value
+        self._used[:, self._column] = some
+        self._column += 1
+
+    def values(self, values: Integers, lengths: Integers) -> None:
+        """A value in each row; `lengths` are the values' `sizes`, or 0 for rows without."""
+        for place in range(int(lengths.max()) if len(lengths) else 0):
+            byte = values & 127
+            byte |= (lengths > place + 1) << 7
+            self.constant(0, lengths > place)
+            self._bytes[:, self._column - 1] = byte
+            values = values >> 7
+
+    def joined(self) -> Bytes:
+        """The rows one after the other."""
+        return self._bytes[self._used]
+
+
 def decode(encoded: Bytes) -> Integers:
     """Every value of a sequence; raises ValueError where it is cut off or holds one of 2^63 or more."""
     last = encoded < 128

@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import io
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -320,6 +321,21 @@ class FileStore:
         """The whole content of a file; raises NotFound, and InvalidInput for a bad key."""
         with self.open(key) as file:
             return file.read()
+
+    @contextlib.contextmanager
+    def on_this_machine(self, key: str) -> Iterator[Path]:
+        """A file by a path, for as long as the block lasts: itself where the store is a folder, else a copy.
+
+        Raises NotFound, and InvalidInput for a bad key.
+        """
+        with self.open(key) as file, contextlib.ExitStack() as stack:
+            if self._folder is not None:
+                yield self._folder / key
+                return
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory()), key.rpartition("/")[2])
+            with path.open("wb") as copy:
+                shutil.copyfileobj(file, copy, _BLOCK)
+            yield path
 
     def exists(self, key: str) -> bool:
         """Whether a file, not a folder, has this key; raises InvalidInput for a bad key."""

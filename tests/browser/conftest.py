@@ -53,6 +53,7 @@ from stemma.ledger.change import Change
 from stemma.ledger.journal import run_failed
 from stemma.ledger.receipts import Input, sync
 from stemma.ledger.service import Ledger
+from stemma.maps.catalog import BuiltArchive
 from stemma.store.database import Database, DatabaseUrls
 from stemma.store.outputs import Artifact
 from stemma.store.settings import REPOSITORY, Settings
@@ -80,12 +81,20 @@ class Stock:
 
 @dataclass(frozen=True)
 class Page:
-    """A page by its name: where it is in the studio, and a text of its data that its HTML has to hold."""
+    """A page by its name: where it is in the studio, and a text of its data that its HTML has to hold.
+
+    `drawn` selects what is there only when its scripts are done, `largest` is the most that it may load, in bytes.
+    """
 
     name: str
     address: Callable[[Stock], str]
     text: str
+    drawn: str | None = None
+    largest: int = 60 * 1024
 
+
+DRAWN = "#map[data-idle]"
+LARGEST_MAP = 500 * 1024
 
 PAGES = (
     Page("overview", lambda stock: "/", "knowledge/search_index"),
@@ -130,6 +139,10 @@ PAGES = (
     Page("shadow", lambda stock: "/replay/shadow", "runs in the shadow"),
     Page("switches", lambda stock: "/switches", "Stop everything"),
     Page("switches-node", lambda stock: "/switches/finance", "Ask another version"),
+    Page("map", lambda stock: "/play/map", "Made up by a test", DRAWN, LARGEST_MAP),
+    Page("map-filtered", lambda stock: "/play/map?about=crimes&only=Arson&from=2020-02", "Arson", DRAWN, LARGEST_MAP),
+    Page("map-shapes", lambda stock: "/play/map?about=wards&on=wards&on=streets", "members only", DRAWN, LARGEST_MAP),
+    Page("map-unbuilt", lambda stock: "/play/map?about=parks", "It was never built", DRAWN, LARGEST_MAP),
     Page("approvals", lambda stock: "/approvals", "policy/refunds"),
     Page("approvals-denied", lambda stock: "/approvals?state=denied", "site/imprint"),
     Page("approvals-none", lambda stock: "/approvals?state=withdrawn", "None withdrawn"),
@@ -181,6 +194,7 @@ class Console:
     database: Database
     issued: IssuedKey
     session: OpenedSession
+    layers: dict[str, BuiltArchive]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -205,6 +219,7 @@ def console(
     new_materialization: Callable[..., Any],
     execute_runs: Callable[..., Any],
     serve_dagster: Callable[..., AbstractContextManager[None]],
+    build_layers: Callable[[Settings, Database], dict[str, BuiltArchive]],
 ) -> Iterator[Console]:
     """A stocked studio, served once for all pages."""
     urls = new_database()
@@ -213,11 +228,13 @@ def console(
         api_requests_per_minute=1_000_000,
         api_requests_in_flight=1_000,
         api_failures_per_minute=1_000,
+        ff_map_pipeline=True,
     )
     with Database(urls) as database, contextlib.ExitStack() as studio:
         with database.transaction() as connection:
             sources.ensure_builtin(connection, settings)
         index_library(settings, database)
+        layers = build_layers(settings, database)
         issued = issue_key(settings, urls)
         issue_key(settings, urls, role=Role.VIEWER, scopes=["search:read", "ingest:read"])
         instance = studio.enter_context(open_instance(settings, urls))
@@ -228,7 +245,7 @@ def console(
             with Ledger(urls, settings) as ledger:
                 begun = sessions.begin(recognise(database, settings, issued.key), settings)
                 session = ledger.commit(begun).result(20)
-            yield Console(str(client.base_url).rstrip("/"), stock, client, settings, database, issued, session)
+            yield Console(str(client.base_url).rstrip("/"), stock, client, settings, database, issued, session, layers)
     drop_database(urls)
 
 
@@ -425,5 +442,5 @@ def browser() -> Iterator[Browser]:
         find(settings)
     except Unavailable as missing:
         pytest.skip(missing.message)
-    with launched(settings) as running:
+    with launched(settings, webgl=True) as running:
         yield running

@@ -16,7 +16,6 @@ from api.console.themes import COOKIE as THEME
 from api.console.themes import Theme
 from api.sessions import COOKIE as SESSION
 
-LARGEST_LOAD = 60 * 1024
 SIZES = {"phone": (390, 844), "desk": (1280, 900)}
 LOOKS = [(theme, size) for theme in (Theme.NARCO_NOIR, Theme.VIBELABZ_CLEAN) for size in SIZES]
 # Every rule of WCAG 2.2 A and AA, and what axe calls best practices.
@@ -46,13 +45,15 @@ def test_a_page(console: Any, contexts: dict[Any, BrowserContext], page: Any, th
     with _watched(tab) as (requests, complaints):
         response = tab.goto(console.url + page.address(console.stock), wait_until="load")
         assert response is not None and response.status == 200
+        if page.drawn is not None:
+            tab.wait_for_selector(page.drawn, state="attached")
         loaded = sum(request.sizes()["responseBodySize"] for request in requests)
         assert tab.evaluate("document.documentElement.dataset.theme") == theme.value
         found = Axe().run(tab, options=AXE)
         assert found.violations_count == 0, found.generate_report()
     assert complaints == []
     assert [request.url for request in requests if not request.url.startswith(console.url)] == []
-    assert loaded <= LARGEST_LOAD
+    assert loaded <= page.largest
     if size == "phone":
         tab.set_viewport_size({"width": 320, "height": 640})
         assert tab.evaluate("document.documentElement.scrollWidth") <= 320
@@ -86,7 +87,8 @@ def _watched(tab: Tab) -> Iterator[tuple[list[Request], list[str]]]:
         requests.append(request)
 
     def said(message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
+        # Without a graphics card, Chromium tells what drawing WebGL costs.
+        if message.type in ("error", "warning") and "GL Driver Message (OpenGL, Performance" not in message.text:
             complaints.append(message.text)
 
     def failed(error: Exception) -> None:

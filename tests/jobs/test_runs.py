@@ -17,12 +17,14 @@ from dagster._core.execution.api import create_execution_plan, execute_run
 from definitions import defs
 from resources.instance import open_instance
 from stemma.access.principal import local_principal
+from stemma.errors import NotFound
 from stemma.jobs import catalog, kinds, launching, lifecycle, running
 from stemma.jobs.model import Job, JobEvent, JobState
 from stemma.knowledge.models import Source
 from stemma.ledger.change import Change
+from stemma.maps.layers import load_layer
 from stemma.store.database import Database
-from stemma.store.settings import Settings
+from stemma.store.settings import REPOSITORY, Settings
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +108,24 @@ def test_a_kind_materializes_its_assets(
     assert done.state is JobState.DONE
     (made,) = [event.data for event in events if event.kind == "asset"]
     assert (made["asset"], made["partition"]) == ("knowledge/documents", "lamps") and "1 document" in made["summary"]
+
+
+def test_a_map_layer_is_built_by_a_job(
+    instance: dg.DagsterInstance, database: Database, queue: Any, add_layer: Any
+) -> None:
+    with pytest.raises(NotFound):
+        queue("map:build", input={"layer": "mesa-crimes"})
+    add_layer(load_layer(REPOSITORY / "samples" / "maps" / "mesa-crimes.yaml"))
+    job = queue("map:build", input={"layer": "mesa-crimes"})
+    run(instance, job)
+    done, events = look(database, job)
+    assert done.state is JobState.DONE
+    made = [event.data for event in events if event.kind == "asset"]
+    assert [(item["asset"], item["partition"]) for item in made] == [
+        ("maps/features", "mesa-crimes"),
+        ("maps/tiles", "mesa-crimes"),
+    ]
+    assert [event.data["stage"] for event in events if event.kind == "progress"] == ["cleaned", "encoded", "checked"]
 
 
 def test_what_cannot_be_mended_ends_the_job_with_its_reason(

@@ -58,6 +58,21 @@ def test_build_and_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     ]
 
 
+def test_build_polygons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ring = [[0, 50], [1, 50], [1, 51], [0, 51], [0, 50]]
+    square = {"type": "Feature", "properties": {"name": "x"}, "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    (tmp_path / "in.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [square]}))
+    described = {**LAYER, "id": "parks", "kind": "polygons", "source": {"path": "in.geojson"}, "max_zoom": 4}
+    described |= {"columns": {}, "category": "name", "attributes": {"name": {}}}
+    (tmp_path / "parks.yaml").write_text(yaml.safe_dump(described))
+    assert run("maps", "build", tmp_path / "parks.yaml", "-o", tmp_path / "parks.pmtiles") == 0
+    assert "tiles" in capsys.readouterr().out
+    assert check(tmp_path / "parks.pmtiles").clean
+    (tmp_path / "parks.yaml").write_text(yaml.safe_dump({**described, "incidents": True}))
+    assert run("maps", "build", tmp_path / "parks.yaml", "-o", tmp_path / "parks.pmtiles") == 2
+    assert "only points can be incidents" in capsys.readouterr().err
+
+
 def test_an_unsound_archive_ends_with_6(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cut = tmp_path / "cut.pmtiles"
     cut.write_bytes(archive.read_bytes()[:-10])

@@ -17,11 +17,9 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from stemma.errors import CheckFailed, InvalidInput, NotFound, StemmaError, TooLarge
-from stemma.maps import features as features_module
 from stemma.maps import privacy, sources
 from stemma.maps.building import Provenance, build_points
 from stemma.maps.features import Features, read_features, to_points
-from stemma.maps.incremental import rebuild_points
 from stemma.maps.layers import Layer, load_layer, parse_layer
 from stemma.maps.row_ledger import Reason, RowLedger
 
@@ -353,23 +351,6 @@ POLICE = CRIMES | {
     "time": "month",
     "incidents": None,
 }
-
-
-@needs_london
-def test_thirty_two_months_of_london(tmp_path: Path) -> None:
-    police = parse_layer(POLICE)
-    files = [sources.read(police, file) for file in sources.source_files(police, LONDON)]
-    found, before = features_module.clean(police, files), features_module.clean(police, files[:-1])
-    ledger = found.ledger
-    assert (ledger.rows, ledger.no_coordinate, ledger.out_of_bounds, ledger.repaired) == (22_111, 1_699, 0, 0)
-    assert ledger.kept + ledger.duplicate + ledger.suppressed == 22_111 - 1_699
-    assert sum(item.rows for item in found.by_partition) == 22_111
-    provenance = Provenance("London")
-    old, new = to_points(before.table, police), to_points(found.table, police)
-    build_points(tmp_path / "old.pmtiles", old, police.point_layer, provenance)
-    build_points(tmp_path / "full.pmtiles", new, police.point_layer, provenance)
-    rebuild_points(tmp_path / "new.pmtiles", tmp_path / "old.pmtiles", old, new, police.point_layer, provenance)
-    assert (tmp_path / "new.pmtiles").read_bytes() == (tmp_path / "full.pmtiles").read_bytes()
 
 
 def test_column_of_a_layer_is_typed(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_exact_points_stand_where_they_are_and_say_what_they_say(points: Points,
 
 def test_no_tile_is_over_the_budget(points: Points) -> None:
     tiles = PointTiles(points, LAYER)
-    lengths = [len(tile.content) for zoom in range(LAYER.max_zoom + 1) for chunk in tiles.at(zoom) for tile in chunk]
+    lengths = [tile.size for zoom in range(LAYER.max_zoom + 1) for chunk in tiles.at(zoom) for tile in chunk]
     assert LAYER.tile_bytes / 2 < max(lengths) <= LAYER.tile_bytes
 
 

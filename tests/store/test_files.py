@@ -43,6 +43,15 @@ def litter(folder: Path) -> list[str]:
     return [path.name for path in (folder / STAGING).glob("*")]
 
 
+def test_a_file_has_a_path_on_this_machine_wherever_it_is_kept(store: FileStore) -> None:
+    store.write("maps/roads.pmtiles", b"tiles")
+    with store.on_this_machine("maps/roads.pmtiles") as path:
+        assert (path.name, path.read_bytes()) == ("roads.pmtiles", b"tiles")
+    with pytest.raises(NotFound), store.on_this_machine("maps/none.pmtiles"):
+        pytest.fail("it was opened")
+    assert [file.key for file in store.list()] == ["maps/roads.pmtiles"]
+
+
 def test_what_was_written_is_read_back_with_its_hash(store: FileStore) -> None:
     data = os.urandom(3_000_000)
     written = store.write("maps/eu/roads.pmtiles", io.BytesIO(data))
