@@ -73,7 +73,9 @@ def product(
         def step(*arguments: Any, **resources: Any) -> dg.MaterializeResult[None]:
             return _produce(functools.partial(body, *arguments, **resources))
 
-        read = inspect.signature(body).replace(return_annotation=dg.MaterializeResult[None])
+        read = inspect.signature(body)
+        if read.return_annotation is not inspect.Signature.empty:
+            read = read.replace(return_annotation=dg.MaterializeResult[None])
         step.__signature__ = read  # type: ignore[attr-defined]
         with warnings.catch_warnings():
             # A run for many partitions (`backfill_policy`) is what Dagster may still change; a test completes one.

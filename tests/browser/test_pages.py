@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Request
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Request, expect
 from playwright.sync_api import Page as Tab
 
 from api.console import navigation
@@ -58,6 +58,23 @@ def test_a_page(console: Any, contexts: dict[Any, BrowserContext], page: Any, th
         tab.set_viewport_size({"width": 320, "height": 640})
         assert tab.evaluate("document.documentElement.scrollWidth") <= 320
         tab.set_viewport_size({"width": 390, "height": 844})
+
+
+@pytest.mark.parametrize(("theme", "size"), LOOKS, ids=lambda value: str(value))
+def test_the_page_before_publishing(console: Any, contexts: dict[Any, BrowserContext], theme: Theme, size: str) -> None:
+    tab = contexts[theme, size].pages[0]
+    tab.goto(console.url + "/policies/-/edit?of=finance.discounts")
+    text = tab.get_by_label("Policy", exact=True)
+    written = text.input_value().replace('changelog: ""', "changelog: More.").replace("highest: 0.25", "highest: 0.3")
+    with _watched(tab) as (_, complaints):
+        text.fill(written)
+        tab.get_by_role("button", name="Compare and simulate").click()
+        expect(tab.get_by_role("heading", level=1)).to_contain_text("Publish finance.discounts@")
+        expect(tab.get_by_role("heading", name="Decisions of which it says something else")).to_be_visible()
+        found = Axe().run(tab, options=AXE)
+        assert found.violations_count == 0, found.generate_report()
+    assert complaints == []
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 @contextlib.contextmanager

@@ -6,16 +6,23 @@ from fastapi import APIRouter
 
 from api.console.pages import (
     approvals,
+    decisions,
+    events,
     historian,
     jobs,
     keys,
+    learning,
     ledger,
     maps,
     overview,
+    policies,
+    policy_editor,
     preferences,
     receipts,
+    replay,
     runs,
     search,
+    switches,
 )
 
 ROUTERS: Final[tuple[APIRouter, ...]] = (
@@ -23,6 +30,13 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     search.router,
     jobs.router,
     runs.router,
+    decisions.router,
+    events.router,
+    policy_editor.router,
+    policies.router,
+    learning.router,
+    replay.router,
+    switches.router,
     maps.router,
     approvals.router,
     historian.router,
