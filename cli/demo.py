@@ -50,13 +50,15 @@ def run_demo(settings: Settings, database: Database) -> DemoReport:
     outcome = execution.materialize(settings, database, f"not {ASSETS}")
     governed = govern(settings, database, happenings())
     answers = golden.ask(Searcher(database, settings), golden.load_questions())
+    made = [outcome] if governed.made is None else [outcome, governed.made]
     first = sum(answer.rank == 1 for answer in answers)
     return DemoReport(
         outcome=outcome,
         governed=governed,
         answers=tuple(answers),
         summary=(
-            f"{len(outcome.built)} materializations, {outcome.receipts} receipts, {len(outcome.checks)} checks, "
+            f"{sum(len(each.built) for each in made)} materializations, {sum(each.receipts for each in made)} receipts, "
+            f"{sum(len(each.checks) for each in made)} checks, {governed.summary.replayed:,} decisions, "
             f"{first} of {len(answers)} questions answered by the first hit, {time.monotonic() - started:.1f} s."
         ),
         where_to_look=(

@@ -121,7 +121,7 @@ def _print_saved(saved: Saved) -> None:
     print_table("What was not given, estimated from what was", columns, rows, empty="Everything was given.")
     say(
         f"In the sample the {saved.refused:,} refused requests brought {saved.refused_known:,.2f}: refusing saved"
-        f" {-saved.refused_known:,.2f} of {saved.all:,.2f}, which giving everything brought."
+        f" {-saved.refused_known:,.2f}. Giving everything brought {saved.all:,.2f}."
     )
     say("A refused request counts as nothing: nobody knows whether it would have been ordered without the discount.")
     out.print()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple
@@ -9,6 +10,7 @@ from dataclasses import astuple
 import pytest
 
 from cli.governance import Governed, govern, print_governed
+from cli.output import print_json
 from stemma.access.principal import local_principal
 from stemma.governance.decisions.deciding import Decider
 from stemma.governance.decisions.replaying import replay_all
@@ -134,6 +136,8 @@ def test_it_is_told(governed: Governed, capsys: pytest.CaptureFixture[str]) -> N
     assert f"finance: {ORDERS} DiscountRequested" in told
     assert "No promotion was proposed." in told and f"{governed.summary.saved.refused} refused requests" in told
     assert f"Replay: {len(DECIDED)} decisions made again" in told and "0 differ" in told
+    print_json(governed)
+    assert json.loads(capsys.readouterr().out)["summary"]["desks"][0]["events"] == {"DiscountRequested": ORDERS}
 
 
 def test_another_policy_than_the_recorded_one_differs(studio: tuple[Settings, Database], governed: Governed) -> None:
