@@ -57,8 +57,8 @@ def run_demo(settings: Settings, database: Database) -> DemoReport:
         governed=governed,
         answers=tuple(answers),
         summary=(
-            f"{sum(len(each.built) for each in made)} materializations, {sum(each.receipts for each in made)} receipts, "
-            f"{sum(len(each.checks) for each in made)} checks, {governed.summary.replayed:,} decisions, "
+            f"{sum(len(each.built) for each in made)} materializations, "
+            f"{sum(each.receipts for each in made)} receipts, {sum(len(each.checks) for each in made)} checks, {governed.summary.replayed:,} decisions, "
             f"{first} of {len(answers)} questions answered by the first hit, {time.monotonic() - started:.1f} s."
         ),
         where_to_look=(
