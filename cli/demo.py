@@ -58,7 +58,8 @@ def run_demo(settings: Settings, database: Database) -> DemoReport:
         answers=tuple(answers),
         summary=(
             f"{sum(len(each.built) for each in made)} materializations, "
-            f"{sum(each.receipts for each in made)} receipts, {sum(len(each.checks) for each in made)} checks, {governed.summary.replayed:,} decisions, "
+            f"{sum(each.receipts for each in made):,} receipts, {sum(len(each.checks) for each in made)} checks, "
+            f"{governed.summary.replayed:,} decisions, "
             f"{first} of {len(answers)} questions answered by the first hit, {time.monotonic() - started:.1f} s."
         ),
         where_to_look=(
