@@ -75,6 +75,7 @@ class Level:
     counted: dict[str, int] = field(default_factory=dict)
     totals: dict[str, dict[int, int]] = field(default_factory=dict)
     points: dict[str, bool] = field(default_factory=dict)
+    _seen: dict[str, Seen] = field(default_factory=dict)
 
     def add(self, tile_id: int, shown: Shown) -> None:
         """Take up what a layer of a tile shows; what is in a tile's buffer belongs to its neighbour."""
@@ -96,7 +97,12 @@ class Level:
         return self.count.get(layer, 0)
 
     def seen(self, layer: str) -> Seen:
-        """The layer's distinct identities."""
+        """The layer's distinct identities, when all tiles are read."""
+        if layer not in self._seen:
+            self._seen[layer] = self._distinct(layer)
+        return self._seen[layer]
+
+    def _distinct(self, layer: str) -> Seen:
         if layer not in self.identities:
             return Seen(np.zeros(0, np.uint64), np.zeros((0, 4)))
         together = np.concatenate(self.identities[layer])

@@ -16,10 +16,11 @@ import numpy as np
 from stemma.errors import InvalidInput
 from stemma.maps import grid
 from stemma.maps.cells import COUNT, TOP, counted_as
-from stemma.maps.decoding import Layer, decode, parts
+from stemma.maps.decoding import Layer, decode, parts, single_points
 from stemma.maps.findings import Findings, Problem
 from stemma.maps.grid import Floats, Positions
 from stemma.maps.mvt import Value
+from stemma.maps.part_memory import PartMemory
 from stemma.maps.pmtiles import Archive
 from stemma.maps.points import Points
 from stemma.maps.varints import Integers
@@ -107,18 +108,22 @@ class Proof:
         return not self.problems
 
 
-def prove(path: Path, released: Points, layer: str, level: int, minimum: int) -> Proof:
+def prove(
+    path: Path, released: Points, layer: str, level: int, minimum: int, memory: PartMemory | None = None
+) -> Proof:
     """Prove that an archive shows the released incidents and nothing else.
 
     Released places are centres of cells of the quadtree's `level`, each shared by at least `minimum` incidents. Every
     feature of every tile lies on one of them and says nothing but released values of released attributes; every cell
-    counts at least `minimum`. So no raw coordinate and no denied value is in any tile.
+    counts at least `minimum`. So no raw coordinate and no denied value is in any tile. What `memory` has is not decoded
+    again, but compared as the rest is.
     """
     findings = Findings()
     _prove_places(released, level, minimum, findings)
     values = {column.name: set(column.values) for column in released.columns}
     counts = {counted_as(column.name, value) for column in released.columns for value in column.values} | {COUNT}
     all_values = set().union(*values.values()) if values else set()
+    places = np.unique(np.stack((released.x, released.y), axis=1).astype(np.int64), axis=0)
     tiles = features = 0
     with Archive(path) as archive:
         declared = archive.metadata().get("vector_layers", [])
@@ -126,11 +131,12 @@ def prove(path: Path, released: Points, layer: str, level: int, minimum: int) ->
             findings.add("attribute_unreleased", f"The metadata name a field {field}.")
         for tile_id, data in archive.stored():
             tiles += 1
-            for found in decode(archive.content(data, _CONTENT_LIMIT)):
-                features += len(found.features)
+            content = archive.content(data, _CONTENT_LIMIT)
+            for found in decode(content) if memory is None else memory.decode(content, data):
+                features += len(found)
                 if found.name == layer:
                     _prove_values(found, values, findings)
-                    _prove_positions(found, tile_id, released, findings)
+                    _prove_positions(found, tile_id, places, findings)
                 else:
                     _prove_cells(found, counts, all_values, minimum, findings)
     return Proof(tiles, features, findings.problems)
@@ -148,24 +154,26 @@ def _prove_places(released: Points, level: int, minimum: int, findings: Findings
 
 
 def _prove_values(found: Layer, values: Mapping[str, set[Value]], findings: Findings) -> None:
-    for feature in found.features:
-        for key, value in found.attributes(feature).items():
-            if value not in values.get(key, ()):
-                findings.add("value_unreleased", f"A tile says {key} with a value that was not released.")
+    for key, value in np.unique(found.tags(), axis=0).tolist():
+        if found.values[value] not in values.get(found.keys[key], ()):
+            findings.add("value_unreleased", f"A tile says {found.keys[key]} with a value that was not released.")
 
 
-def _prove_positions(found: Layer, tile_id: int, released: Points, findings: Findings) -> None:
+def _prove_positions(found: Layer, tile_id: int, released: Integers, findings: Findings) -> None:
     zoom = grid.zoom_of(tile_id)
     column, row = (int(place[0]) for place in grid.tiles(zoom, np.array([tile_id])))
-    places = np.concatenate([path for feature in found.features for path in parts(feature)])
-    shown = _joined(places[:, 0] + (column << grid.EXTENT_BITS), places[:, 1] + (row << grid.EXTENT_BITS))
-    shift = grid.LEVELS - zoom - grid.EXTENT_BITS
-    if not np.isin(shown, _joined(released.x >> shift, released.y >> shift)).all():
+    places = single_points(found.features)
+    if places is None:
+        places = np.concatenate([path for feature in found.features for path in parts(feature)])
+    places = np.concatenate([places, *(of_points.places for of_points in found.points)])
+    shown = _joined(places + (np.array([column, row]) << grid.EXTENT_BITS))
+    if not np.isin(np.unique(shown), _joined(released >> grid.LEVELS - zoom - grid.EXTENT_BITS)).all():
         findings.add("coordinate_raw", f"A tile of zoom {zoom} shows a place that was not released.")
 
 
-def _joined(x: Integers | Positions, y: Integers | Positions) -> Integers:
-    return np.asarray(x, np.int64) << 32 | np.asarray(y, np.int64)
+def _joined(places: Integers) -> Integers:
+    joined: Integers = places[:, 0] << 32 | places[:, 1]
+    return joined
 
 
 def _prove_cells(found: Layer, counts: set[str], values: Iterable[Value], minimum: int, findings: Findings) -> None:
