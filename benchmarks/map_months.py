@@ -32,7 +32,7 @@ from stemma.store.settings import REPOSITORY, Settings
 
 LONDON = REPOSITORY.parent / "shared" / "data" / "maps"
 _MONTHS = "city_of_london_street"
-_ROUNDS = 5
+_ROUNDS = 15
 _SHARE_BAR = 0.25
 _LAYER = parse_layer(
     {

@@ -131,6 +131,9 @@ class _Checked:
 
     def _tile(self, tile_id: int, offset: int, length: int) -> list[Shown]:
         data = self._archive.span(self._archive.header.data_offset + offset, length)
+        known = self._memory.recall(data) if self._memory is not None else None
+        if known is not None:
+            return self._tiles.look(tile_id, known)
         content = self._content(data, length, TileName(tile_id))
         if content is None:
             return []

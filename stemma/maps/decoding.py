@@ -23,6 +23,7 @@ from stemma.maps.varints import Integers
 POINT, LINE, POLYGON = 1, 2, 3
 _MOVE_TO, _LINE_TO, _CLOSE = 1, 2, 7
 _MOVE_TO_ONE = 9
+_MOST_DISTINCT = 1 << 31
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _VALUES = ("string_value", "float_value", "double_value", "int_value", "uint_value", "sint_value", "bool_value")
@@ -58,9 +59,7 @@ class PointFeatures:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer of a tile; `features` are the parser's messages (id, tags, type, geometry), `points` those features that
-    were gathered before.
-    """
+    """One layer of a tile; `features` are the parser's messages (id, tags, type, geometry), `points` further ones."""
 
     name: str
     version: int
@@ -124,9 +123,16 @@ def decode_points(content: bytes) -> PointFeatures | None:
         return None
     ids = np.fromiter((feature.id for feature in features), np.uint64, len(features))
     try:
-        return PointFeatures(ids, places, np.unique(_tags(features), axis=0))
+        tags = _tags(features)
     except Damaged:
         return None
+    return PointFeatures(ids, places, distinct(tags)) if tags.max(initial=0) < _MOST_DISTINCT else None
+
+
+def distinct(pairs: Integers) -> Integers:
+    """The distinct pairs of numbers below 2^31."""
+    joined = np.unique(pairs[:, 0] << 32 | pairs[:, 1])
+    return np.stack((joined >> 32, joined & 0xFFFFFFFF), axis=1)
 
 
 def single_points(features: Sequence[Any]) -> Integers | None:

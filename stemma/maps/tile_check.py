@@ -5,7 +5,7 @@ What holds across tiles is `continuity`'s.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from stemma.maps.cells import COUNT
 from stemma.maps.decoding import POINT, POLYGON, Damaged, Layer, decode, parts, single_points
 from stemma.maps.findings import Findings
 from stemma.maps.grid import Floats, tiles, zoom_of
+from stemma.maps.mvt import Value
 from stemma.maps.varints import Integers
 
 Decode = Callable[[bytes], list[Layer]]
@@ -81,6 +82,11 @@ class TileChecker:
         except Damaged as error:
             self._findings.add("tile_damaged", f"Tile {name}: {error}")
             return []
+        return self.look(tile_id, layers)
+
+    def look(self, tile_id: int, layers: Sequence[Layer]) -> list[Shown]:
+        """What the tile of these layers shows."""
+        name = TileName(tile_id)
         if len({layer.name for layer in layers}) < len(layers):
             self._findings.add("layer_twice", f"Tile {name} has two layers of one name.")
         shown = []
@@ -110,23 +116,23 @@ class TileChecker:
 
     def _show(self, name: TileName, layer: Layer) -> Shown:
         layer.tags()
-        features = layer.features
+        features, extent = layer.features, max(layer.extent, 1)
         places = single_points(features)
         points = places is not None
         part_counts = np.ones(len(features), np.int64)
         if places is not None:
-            bounds = np.tile(np.concatenate([places, *(of.places for of in layer.points)]), 2).astype(np.float64)
+            shares = np.tile(np.concatenate([places, *(of.places for of in layer.points)]) / extent, 2)
         else:
             of_features = [self._bounds(name, layer.name, feature) for feature in features]
             part_counts = np.array([len(of_parts) for of_parts in of_features], np.int64)
             known = [np.tile(of.places, 2) for of in layer.points]
-            bounds = np.concatenate([*of_features, *known, np.zeros((0, 4))])
+            shares = np.concatenate([*of_features, *known, np.zeros((0, 4))]) / extent
             points = all(feature.type == POINT for feature in features)
         counted = 0
         if layer.name in self._cells:
-            counted = sum(int(layer.attributes(feature).get(COUNT, 0)) for feature in features)
+            counted = sum(_count(layer.attributes(feature)) for feature in features)
         identities = np.concatenate([np.repeat(_identities(layer), part_counts), *(of.ids for of in layer.points)])
-        return Shown(layer.name, len(layer), identities, bounds / max(layer.extent, 1), counted, points)
+        return Shown(layer.name, len(layer), identities, shares, counted, points)
 
     def _bounds(self, name: TileName, layer: str, feature: Any) -> Floats:
         """West, north, east and south of every part."""
@@ -139,6 +145,13 @@ class TileChecker:
         if feature.type == POINT:
             return np.tile(found[0], 2).astype(np.float64)
         return np.array([[*part.min(axis=0), *part.max(axis=0)] for part in found], np.float64)
+
+
+def _count(said: Mapping[str, Value]) -> int:
+    count = said.get(COUNT)
+    if not isinstance(count, int) or count < 1:
+        raise Damaged("A cell does not say how many points it counts.")
+    return count
 
 
 def _identities(layer: Layer) -> NDArray[np.uint64]:
