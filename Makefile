@@ -7,7 +7,7 @@ READY := $(VENV)/.installed
 BENCH_READY := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down browser test check format vendor bench clean
+.PHONY: help setup demo up down browser test check format vendor basemap bench clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -56,6 +56,9 @@ format: $(READY) ## Format the code
 
 vendor: $(READY) ## Copy the console's libraries from npm, as vendor.json pins them
 	@$(BIN)/python -m api.console.vendor
+
+basemap: $(READY) ## Build the map's basemap from Natural Earth by way of npm, as world.json pins it
+	@$(BIN)/python -m api.console.basemap
 
 bench: $(BENCH_READY) ## Measure ratios against peers and limits; results in benchmarks/results
 	@$(BIN)/python -m benchmarks

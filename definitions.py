@@ -7,16 +7,18 @@ from typing import Any
 
 import dagster as dg
 
-from assets import knowledge, knowledge_checks, maps, maps_checks
+from assets import governance, governance_checks, knowledge, knowledge_checks, maps, maps_checks
 from assets.job_runs import claiming_in_process
-from assets.jobs import KIND_JOBS, knowledge_refresh
+from assets.jobs import KIND_JOBS, governance_days, knowledge_refresh
 from resources.browser import BrowserResource
 from resources.progress import ProgressLog
 from resources.store import StoreResource
+from schedules.governance import aggregate_day, distil_day
 from schedules.knowledge import reread_sources
 from sensors.approvals import approvals
 from sensors.automation import automation
 from sensors.decisions import decisions
+from sensors.governance import late_days
 from sensors.jobs import jobs_cancelled, jobs_done, jobs_failed, jobs_lost, jobs_waiting
 from sensors.journal import failed_runs
 from sensors.knowledge import inbox
@@ -30,12 +32,13 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
     """The asset graph with its checks, jobs, sensors and schedules; tests and the command line swap resources."""
     resources: dict[str, Any] = {"store": StoreResource(), "progress": ProgressLog(), "browser": BrowserResource()}
     return dg.Definitions(
-        assets=dg.load_assets_from_modules([knowledge, maps]),
-        asset_checks=dg.load_asset_checks_from_modules([knowledge_checks, maps_checks]),
-        jobs=[knowledge_refresh, *KIND_JOBS],
+        assets=dg.load_assets_from_modules([knowledge, governance, maps]),
+        asset_checks=dg.load_asset_checks_from_modules([knowledge_checks, governance_checks, maps_checks]),
+        jobs=[knowledge_refresh, governance_days, *KIND_JOBS],
         sensors=[
             inbox,
             map_sources,
+            late_days,
             approvals,
             decisions,
             receipts,
@@ -49,7 +52,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             jobs_failed,
             jobs_cancelled,
         ],
-        schedules=[reread_sources],
+        schedules=[reread_sources, aggregate_day, distil_day],
         resources={**resources, **(resource_overrides or {})},
         executor=claiming_in_process,
     )

@@ -33,6 +33,8 @@ from api.routers import (
     keys,
     learning,
     ledger,
+    maps,
+    memory,
     nodes,
     notifications,
     outcomes,
@@ -71,6 +73,8 @@ Every request bears an API key (`Authorization: Bearer stm_…`), is signed by R
 Errors are RFC 9457 problem details with a stable `code`. Lists come in pages `{data, next_cursor}`.
 """
 _MULTIPART_OVERHEAD = 1 << 16
+# A policy as its editor sends it, with every character escaped.
+_LARGEST_FIELD = 1 << 18
 
 
 def create_app(settings: Settings | None = None, *, database: Database | None = None) -> FastAPI:
@@ -93,7 +97,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
         responses=openapi.problems(*openapi.EVERYWHERE),
         # FastAPI's own spans and logs hold paths, queries and exceptions; ours are in `api.telemetry`.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
-        form_limits={"max_files": 1, "max_fields": 64, "max_part_size": 1 << 14},
+        form_limits={"max_files": 1, "max_fields": 64, "max_part_size": _LARGEST_FIELD},
     )
     app.state.settings = settings
     app.state.given_database = database
@@ -120,6 +124,8 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(runs.streams)
     app.include_router(learning.router)
     app.include_router(ledger.router)
+    app.include_router(maps.router)
+    app.include_router(memory.router)
     app.include_router(events.router)
     app.include_router(events.aliases)
     app.include_router(outcomes.router)

@@ -37,6 +37,7 @@ IN_FLIGHT: Final = {
     "learning": 16,
     "ledger": 16,
     "maps": 64,
+    "memory": 16,
     "nodes": 16,
     "notifications": 8,
     "outcomes": 32,

@@ -8,13 +8,19 @@ import time
 
 import dagster as dg
 
-from assets import knowledge, maps
+from assets import governance, knowledge, maps
 from stemma.jobs import kinds, running
 
 knowledge_refresh = dg.define_asset_job(
     "knowledge_refresh",
     selection=dg.AssetSelection.groups("knowledge"),
     description="Read one source, then bring its chunks, its embeddings and the search index up to date",
+)
+
+governance_days = dg.define_asset_job(
+    "governance_days",
+    selection=dg.AssetSelection.groups("governance"),
+    description="All that is remembered of some days",
 )
 
 
@@ -41,6 +47,12 @@ _MADE = {
     "embed": [knowledge.chunks, knowledge.embeddings],
     "search-index": [knowledge.search_index],
     "map:build": [maps.features, maps.tiles],
+    "governance:aggregate": [governance.entity_features, governance.decision_embeddings],
+    "governance:distil": [
+        governance.knowledge_snapshots,
+        governance.governance_scorecards,
+        governance.governance_drift,
+    ],
 }
 
 _BY_KIND = {
@@ -52,5 +64,6 @@ _BY_KIND = {
     for name, made in _MADE.items()
 }
 map_build = _BY_KIND["map:build"]
+governance_aggregate, governance_distil = (_BY_KIND[name] for name in ("governance:aggregate", "governance:distil"))
 
 KIND_JOBS = [noop, *_BY_KIND.values()]

@@ -10,15 +10,18 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import date
+from typing import Any, Final
 
 import dagster as dg
 from dagster._core.events import DagsterEventType
 from dagster._core.execution.plan.objects import ErrorSource
+from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import definitions
 from assets.failures import domain_error
+from assets.governance import DAYS
 from assets.knowledge import KNOWLEDGE_SOURCES
 from assets.maps import MAP_LAYERS
 from cli.output import err, say
@@ -27,6 +30,7 @@ from resources.materializations import issue_receipts
 from resources.progress import ProgressLog, now_and_then
 from stemma.access.principal import local_principal
 from stemma.errors import CheckFailed, InvalidInput, NotFound, StemmaError
+from stemma.governance.memory.inputs import Span, whole_span
 from stemma.knowledge import sources
 from stemma.ledger.receipts import require_none_refused
 from stemma.maps.catalog import list_layers
@@ -36,13 +40,23 @@ from stemma.runs.model import ACTOR_TAG
 from stemma.store.database import Database
 from stemma.store.settings import Settings
 
+_TO: Final = "..."
+
 
 @dataclass(frozen=True, slots=True)
 class PlannedRun:
-    """One Dagster run: assets that share their partitions, for one partition of theirs or for none."""
+    """One Dagster run: assets that share their partitions, for one partition of theirs, for all from one to another, or
+    for none.
+    """
 
     assets: tuple[dg.AssetKey, ...]
     partition: str | None
+    until: str | None = None
+
+    @property
+    def name(self) -> str | None:
+        """Its partition, or `FIRST...LAST`."""
+        return self.partition if self.until is None else f"{self.partition}{_TO}{self.until}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,34 +154,38 @@ def select(graph: dg.Definitions, selection: str) -> list[dg.AssetKey]:
 
 
 def plan(
-    graph: dg.Definitions, instance: dg.DagsterInstance, selection: str, partition: str | None
+    graph: dg.Definitions,
+    instance: dg.DagsterInstance,
+    selection: str,
+    partition: str | None,
+    days: Span | None = None,
 ) -> list[PlannedRun]:
     """The runs that materialize a selection: those with equal partitions share a run for each.
 
-    With a partition, what is made of partitions of another kind is left out. Raises InvalidInput, NotFound.
+    Days are materialized in one run, by default those on which anything happened (`days`). With a partition, what is
+    made of partitions of another kind is left out. Raises InvalidInput, NotFound.
     """
     asset_graph = graph.resolve_asset_graph()
     runs: list[PlannedRun] = []
     known: list[str] = []
-    partitioned = False
     for batch in _batches(asset_graph, select(graph, selection)):
         partitions = asset_graph.get(batch[0]).partitions_def
         if partitions is None:
             runs.append(PlannedRun(tuple(batch), None))
-            continue
-        partitioned = True
-        names = sorted(partitions.get_partition_keys(dynamic_partitions_store=instance))
-        known += names
-        runs += [PlannedRun(tuple(batch), name) for name in names if partition in (None, name)]
-    if partition is not None and not partitioned:
+        elif partitions == DAYS:
+            first, last = _first_and_last_day()
+            known.append(f"days from {first} to {last}, several as {first}{_TO}{last}")
+            if (span := _days(partition, days)) is not None:
+                runs.append(PlannedRun(tuple(batch), *span))
+        else:
+            names = sorted(partitions.get_partition_keys(dynamic_partitions_store=instance))
+            known += names or ["none yet"]
+            runs += [PlannedRun(tuple(batch), name) for name in names if partition in (None, name)]
+    if partition is not None and not known:
         raise InvalidInput("partition_unused", f"{selection!r} has no partitions.", field="--partition")
-    if partition is not None and partition not in known:
-        raise NotFound(
-            "partition_unknown",
-            f"There is no partition {partition!r}.",
-            field="--partition",
-            hint=f"There are: {', '.join(known) or 'none yet'}.",
-        )
+    if partition is not None and all(run.partition is None for run in runs):
+        hint = f"There are: {', '.join(known)}."
+        raise NotFound("partition_unknown", f"There is no partition {partition!r}.", field="--partition", hint=hint)
     return runs
 
 
@@ -185,6 +203,31 @@ def _batches(asset_graph: Any, keys: Sequence[dg.AssetKey]) -> list[list[dg.Asse
             batches.append([ready[0]])
         left.remove((same or ready)[0])
     return batches
+
+
+def _days(wanted: str | None, happened: Span | None) -> tuple[str, str] | None:
+    """The first and the last day of what is wanted, by default of those on which anything happened; None for none."""
+    first, last = _first_and_last_day()
+    if wanted is None:
+        if happened is None or str(happened.last) < first or str(happened.first) > last:
+            return None
+        return max(first, str(happened.first)), min(last, str(happened.last))
+    begin, _, end = wanted.partition(_TO)
+    end = end or begin
+    return (begin, end) if _is_day(begin) and _is_day(end) and first <= begin <= end <= last else None
+
+
+def _first_and_last_day() -> tuple[str, str]:
+    first, last = DAYS.get_first_partition_key(), DAYS.get_last_partition_key()
+    assert first is not None and last is not None
+    return first, last
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return str(date.fromisoformat(text)) == text
+    except ValueError:
+        return False
 
 
 @contextlib.contextmanager
@@ -205,7 +248,8 @@ def materialize(settings: Settings, database: Database, selection: str, partitio
         prepare_partitions(instance, database)
         graph = definitions.build_defs({"progress": DisplayedProgress(bars)})
         try:
-            built, checks = _execute_all(graph, instance, plan(graph, instance, selection, partition), bars)
+            runs = plan(graph, instance, selection, partition, database.read(whole_span))
+            built, checks = _execute_all(graph, instance, runs, bars)
         except StemmaError:
             # The error counts; receipts that cannot be written now are written by whatever runs next.
             with contextlib.suppress(StemmaError):
@@ -229,7 +273,7 @@ def _execute_all(
     checks: list[CheckOutcome] = []
     for run in runs:
         title = run.assets[0].to_user_string() if len(run.assets) == 1 else run.assets[0].path[0]
-        label = f"{title} {run.partition}" if run.partition else title
+        label = f"{title} {run.name}" if run.name else title
         bar = bars.add_task(label, total=None)
         result = _execute(graph, instance, run)
         bars.remove_task(bar)
@@ -246,8 +290,8 @@ def _execute(graph: dg.Definitions, instance: dg.DagsterInstance, run: PlannedRu
         result = job.execute_in_process(
             instance=instance,
             asset_selection=list(run.assets),
-            partition_key=run.partition,
-            tags={**process_tag(), ACTOR_TAG: local_principal().actor},
+            partition_key=run.partition if run.until is None else None,
+            tags={**process_tag(), ACTOR_TAG: local_principal().actor, **_range(run)},
             raise_on_error=False,
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         )
@@ -256,6 +300,12 @@ def _execute(graph: dg.Definitions, instance: dg.DagsterInstance, run: PlannedRu
     if not result.success:
         raise _failure(result)
     return result
+
+
+def _range(run: PlannedRun) -> dict[str, str]:
+    if run.partition is None or run.until is None:
+        return {}
+    return {ASSET_PARTITION_RANGE_START_TAG: run.partition, ASSET_PARTITION_RANGE_END_TAG: run.until}
 
 
 def _failure(result: dg.ExecuteInProcessResult) -> StemmaError | KeyboardInterrupt:
@@ -286,7 +336,9 @@ def _built(result: dg.ExecuteInProcessResult, run: PlannedRun) -> list[Built]:
         if event.event_type == DagsterEventType.STEP_SUCCESS
     }
     rows = []
-    for event in result.get_asset_materialization_events():
+    # Of a run over many days, the last event of an asset stands for all of them.
+    events = {event.asset_key: event for event in result.get_asset_materialization_events()}
+    for event in events.values():
         materialization = event.materialization
         tags = materialization.tags or {}
         version = tags.get("dagster/data_version")
@@ -300,10 +352,10 @@ def _built(result: dg.ExecuteInProcessResult, run: PlannedRun) -> list[Built]:
         rows.append(
             Built(
                 asset=materialization.asset_key.to_user_string(),
-                partition=run.partition,
+                partition=run.name,
                 seconds=seconds.get(event.step_key, 0.0),
                 data_version=version,
-                changed=bool(metadata.get("changed", True)),
+                changed=bool(metadata.get("made", metadata.get("changed", True))),
                 metadata=metadata,
             )
         )

@@ -9,7 +9,9 @@ import typer
 from cli.output import Json, moment, out, print_json, print_table, say
 from cli.session import open_studio
 
-Partition = Annotated[str | None, typer.Option("--partition", "-p", help="Only this partition, for example a source.")]
+Partition = Annotated[
+    str | None, typer.Option("--partition", "-p", help="Only this partition: a source, a day, or days as FIRST...LAST.")
+]
 
 
 def add_commands(app: typer.Typer) -> None:

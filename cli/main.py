@@ -33,6 +33,7 @@ from cli import (
     learning,
     ledger,
     maps,
+    memory,
     nodes,
     notify,
     outcomes,
@@ -64,6 +65,7 @@ serve.add_commands(app)
 historian.add_commands(app)
 learning.add_commands(app)
 ledger.add_commands(app)
+memory.add_commands(app)
 personal.add_commands(app)
 sessions.add_commands(app)
 app.add_typer(approvals.app, name="approvals")

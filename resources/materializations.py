@@ -80,12 +80,15 @@ def metadata(
     outputs: Outputs,
     inputs: Sequence[Input],
     *,
+    partition: str | None,
     commit: str | None,
     started_at: datetime,
     seconds: float,
     cpu_seconds: float,
 ) -> dict[str, Any]:
-    """What a step adds to its materialization, so that a receipt can be made of the event alone."""
+    """What a step adds to its materialization, or to that of one partition, so that a receipt can be made of the event
+    alone.
+    """
     facts: dict[str, Any] = {
         "artifacts": dg.MetadataValue.json([asdict(artifact) for artifact in outputs.written.values()]),
         "sources": dg.MetadataValue.json([asdict(artifact) for artifact in outputs.read.values()]),
@@ -96,7 +99,6 @@ def metadata(
     }
     if commit is not None:
         facts["commit"] = commit
-    partition = context.partition_key if context.has_partition_key else None
     if partition is not None or not context.has_partition_key_range:
         key = context.asset_key.to_user_string()
         receipt = receipt_id(context.run.run_id, key, partition)

@@ -29,6 +29,7 @@ FLAGS: Final = (
     "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
+WEBGL_FLAGS: Final = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 
 _DOWNLOADED = ("chromium-*/chrome-linux*/chrome", "chromium-*/chrome-mac*/*.app/Contents/MacOS/*")
 _ANSWER_SECONDS = 30
@@ -81,20 +82,20 @@ def _not_starting(path: Path, why: str) -> Unavailable:
 
 
 @contextlib.contextmanager
-def launched(settings: Settings) -> Iterator[Browser]:
-    """A headless Chromium for the block; not inside a running event loop.
+def launched(settings: Settings, *, webgl: bool = False) -> Iterator[Browser]:
+    """A headless Chromium for the block, which draws WebGL in software where that is asked for; not inside a running
+    event loop.
 
     Raises Unavailable with code `chromium_missing` or `chromium_not_starting`.
     """
     from playwright.sync_api import Error, sync_playwright
 
     path = find(settings)
+    flags = [*FLAGS, *(WEBGL_FLAGS if webgl else ())]
     with sync_playwright() as playwright:
         try:
             # Chromium refuses its sandbox to root, and nobody else goes without.
-            browser = playwright.chromium.launch(
-                executable_path=path, args=list(FLAGS), chromium_sandbox=os.geteuid() != 0
-            )
+            browser = playwright.chromium.launch(executable_path=path, args=flags, chromium_sandbox=os.geteuid() != 0)
         except Error as error:
             raise _not_starting(path, error.message) from error
         with browser:

@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import gzip
 import itertools
+import json
 import os
 import shutil
 import socket
@@ -25,6 +26,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from random import Random
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
@@ -60,11 +62,13 @@ from stemma.knowledge.onnx_query import export_query_encoder, query_encoder_fold
 from stemma.ledger.change import Change
 from stemma.ledger.receipts import Materialization
 from stemma.ledger.service import Ledger
-from stemma.maps.catalog import RegisteredLayer
-from stemma.maps.layers import Layer
+from stemma.maps import cleaning, lifecycle, tiling
+from stemma.maps.catalog import BuiltArchive, RegisteredLayer, Visibility
+from stemma.maps.layers import Layer, parse_layer
 from stemma.maps.registration import register
 from stemma.store import embedded, migrations, webserver
 from stemma.store.database import Database, DatabaseUrls
+from stemma.store.files import FileStore
 from stemma.store.outputs import Artifact
 from stemma.store.settings import Settings
 
@@ -703,3 +707,108 @@ def open_desk() -> Callable[[Settings, Database, int], None]:
 def _request(place: int) -> NewEvent:
     data = {"amount": 100.0 + 37 * place % 1000, "discount": (0.0, 0.1, 0.2, 0.5)[place % 4], "kind": f"k{place % 3}"}
     return NewEvent("Asked", data, id=UUID(int=place + 1))
+
+
+@pytest.fixture(scope="session")
+def build_layers() -> Callable[[Settings, Database], dict[str, BuiltArchive]]:
+    """Register map layers in a studio and build them for real, from files in its home.
+
+    `crimes` has 3,000 points in two months and rows that are not on the map, in tiles so small that low zooms count;
+    `streets` has lines, `wards` polygons that only members see. `parks` is registered and was never built.
+    """
+
+    def build(settings: Settings, database: Database) -> dict[str, BuiltArchive]:
+        folder = settings.home / "layers"
+        folder.mkdir()
+        _write_crimes(folder)
+        _write_shapes(folder)
+        files = FileStore.open_default(settings)
+        built = {}
+        with Ledger(database.urls, settings) as ledger:
+
+            def commit(prepare: Callable[[psycopg.Connection], Change[Any]]) -> Any:
+                return ledger.commit(database.read(prepare)).result(20)
+
+            for said in _LAYERS:
+                visibility: Visibility = "members" if said["id"] == "wards" else "everyone"
+                layer = parse_layer({**_SAID_OF_ALL, **said})
+                registered = commit(
+                    lambda connection, layer=layer, visibility=visibility: register(
+                        connection, local_principal(), layer, folder=folder, visibility=visibility
+                    )
+                )
+                if layer.id == "parks":
+                    continue
+                cleaned, _ = cleaning.clean_layer(files, registered, settings)
+                tiled = tiling.build_archive(files, layer, cleaned, None, f"run-{layer.id}")
+                built[layer.id] = commit(lambda _, archive=tiled.archive: lifecycle.activated(archive))
+        return built
+
+    return build
+
+
+_SAID_OF_ALL = {"licence": "CC0-1.0", "attribution": "Made up by a test", "incidents": False}
+_LAYERS: tuple[dict[str, Any], ...] = (
+    {
+        "id": "crimes",
+        "title": "Crimes",
+        "kind": "points",
+        "source": {"path": "crimes", "monthly": True},
+        "columns": {"longitude": "lon", "latitude": "lat", "id": "id"},
+        "category": "type",
+        "time": "month",
+        "attributes": {"type": {}, "month": {}},
+        "max_zoom": 12,
+        "tile_bytes": 20_000,
+    },
+    {
+        "id": "streets",
+        "title": "Streets",
+        "kind": "lines",
+        "source": {"path": "streets.geojson"},
+        "attributes": {"name": {}},
+        "max_zoom": 12,
+    },
+    {
+        "id": "wards",
+        "title": "Wards",
+        "kind": "polygons",
+        "source": {"path": "wards.geojson"},
+        "category": "party",
+        "attributes": {"name": {}, "party": {}},
+        "max_zoom": 10,
+    },
+    {"id": "parks", "title": "Parks", "kind": "polygons", "source": {"path": "parks.geojson"}},
+)
+
+
+def _write_crimes(folder: Path) -> None:
+    random = Random(1)
+    (folder / "crimes").mkdir()
+    for month, count in (("2020-01", 2000), ("2020-02", 1000)):
+        lines = ["id,lon,lat,type,month"]
+        for number in range(count):
+            kind = random.choices(("Arson", "Burglary", "Theft"), (1, 3, 6))[0]
+            lines.append(
+                f"{month}-{number},{random.gauss(-0.1, 0.05):.6f},{random.gauss(51.5, 0.03):.6f},{kind},{month}"
+            )
+        lines += [lines[1], f"{month}-x,,,Theft,{month}", f"{month}-y,0,0,Theft,{month}"]
+        (folder / "crimes" / f"{month}-city.csv").write_text("\n".join(lines))
+
+
+def _write_shapes(folder: Path) -> None:
+    edges = [round(-0.2 + 0.05 * step, 3) for step in range(5)]
+    streets = [([[x, 51.45], [x, 51.55]], {"name": f"Street {number}"}) for number, x in enumerate(edges)]
+    wards = [
+        ([[[x, y], [x + 0.05, y], [x + 0.05, y + 0.05], [x, y + 0.05], [x, y]]], {"name": f"{x}/{y}", "party": party})
+        for x, party in zip(edges, ("Red", "Green", "Blue", "Red", "Green"), strict=True)
+        for y in (51.45, 51.5)
+    ]
+    layers = (("streets", "LineString", streets), ("wards", "Polygon", wards), ("parks", "Polygon", wards[:1]))
+    for name, kind, shapes in layers:
+        features = [
+            {"type": "Feature", "properties": said, "geometry": {"type": kind, "coordinates": places}}
+            for places, said in shapes
+        ]
+        collection = {"type": "FeatureCollection", "features": features}
+        (folder / f"{name}.geojson").write_text(json.dumps(collection))

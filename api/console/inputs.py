@@ -1,4 +1,4 @@
-"""A form for what a kind of job takes, made from its input model: which fields there are, and what was written in them.
+"""What was written in the fields of forms: times, choices, and what a kind of job takes, made from its input model.
 
 Whether that can be worked on says the kind itself.
 """
@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Final
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final, TypeVar
 from zoneinfo import ZoneInfo, available_timezones
 
 from stemma.errors import InvalidInput
 from stemma.jobs.kinds import Kind
 
 PREFIX: Final = "input."
+
+E = TypeVar("E", bound=StrEnum)
 
 _WIDGETS: Final = {"boolean": "checkbox", "integer": "number", "number": "number"}
 
@@ -78,6 +81,17 @@ def _value(name: str, written: str, kind: str | None) -> Any:
         raise InvalidInput("number_invalid", "This is no number.", field=PREFIX + name) from error
 
 
+def chosen(options: type[E], written: str, field: str) -> E | None:
+    """The option of a filter, whose form sends an empty one for any; raises InvalidInput."""
+    if not written:
+        return None
+    try:
+        return options(written)
+    except ValueError as error:
+        hint = f"There are {', '.join(options)}."
+        raise InvalidInput(f"{field}_unknown", f"There is no such {field}.", field=field, hint=hint) from error
+
+
 def moment(written: str, zone: str) -> datetime | None:
     """A local time of a form, such as 2027-01-31T06:00, in its time zone; None for an empty one.
 
@@ -99,3 +113,15 @@ def moment(written: str, zone: str) -> datetime | None:
         what = f"{written} does not exist in {zone}: clocks are set forward then."
         raise InvalidInput("time_skipped", what, field="scheduled_at")
     return at
+
+
+def utc_moment(written: str, field: str) -> datetime | None:
+    """A time of a filter, in UTC where it does not say; None for an empty one. Raises InvalidInput."""
+    if not written:
+        return None
+    try:
+        at = datetime.fromisoformat(written)
+        return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
+        hint = "Write it as 2027-12-31T18:30, in UTC, or leave it empty."
+        raise InvalidInput("time_invalid", "This is no time.", field=field, hint=hint) from error

@@ -42,6 +42,15 @@ GROUPS: Final[dict[str, tuple[Family, ...]]] = {
         Family("Jobs", "/jobs", "jobs", "jobs:read"),
         Family("Runs", "/runs", "runs", "jobs:read"),
     ),
+    "Govern": (
+        Family("Decisions", "/decisions", "decisions", "decide:read"),
+        Family("Events", "/events", "events", "decide:read"),
+        Family("Policies", "/policies", "policies", "decide:read"),
+        Family("Learning", "/learning", "learning", "decide:read"),
+        Family("Replay", "/replay", "replay", "decide:read"),
+        Family("Switches", "/switches", "switches", "decide:read"),
+    ),
+    "Play": (Family("Map", "/play/map", "map", "map:read", "ff_map_pipeline"),),
     "Record": (
         Family("Approvals", "/approvals", "approvals", "approvals:read"),
         Family("Historian", "/historian", "historian", "ledger:read"),

@@ -20,7 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from starlette.types import Scope
 
-from api.console import files, forms, navigation
+from api.console import files, forms, navigation, words
 from api.console.themes import Theme, chosen
 from api.problems import Problem
 from stemma.access.principal import Principal
@@ -30,13 +30,29 @@ TEMPLATES: Final = Path(__file__).with_name("templates")
 _VARY: Final = "Cookie, Accept, Accept-Encoding, HX-Request"
 _GZIP_LEVEL = 5
 _TONES: Final = {
-    "good": {"ok", "ready", "active", "done", "approved", "used", "valid", "present", "created", "fresh", "success"},
-    "bad": {"failed", "error", "revoked", "denied", "expired", "broken", "invalid"},
+    "good": {
+        "ok",
+        "ready",
+        "active",
+        "done",
+        "approved",
+        "used",
+        "valid",
+        "present",
+        "created",
+        "fresh",
+        "success",
+        "approve",
+        "added",
+        "passed",
+    },
+    "bad": {"failed", "error", "revoked", "denied", "expired", "broken", "invalid", "deny", "removed"},
     "warn": {
         *("pending", "waiting", "cancelling", "skipped", "stale", "not_running"),
         *("quarantined", "cancelled", "withdrawn", "erased", "postponed", "cancel_requested"),
+        *("escalate", "changed"),
     },
-    "info": {"queued", "running", "starting", "started", "replaced", "building"},
+    "info": {"queued", "running", "starting", "started", "replaced", "building", "moved"},
 }
 _UUID: Final = re.compile(r"\b([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 _ASCENDING_SECONDS: Final = ((60, "s"), (3600, "min"), (86400, "h"), (86400 * 365, "d"))
@@ -202,7 +218,14 @@ def _make_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["static"] = files.address
+    environment.globals |= {
+        "static": files.address,
+        "who_may": words.who_may,
+        "levels": words.LEVELS,
+        "rulings": words.RULINGS,
+        "effects": words.EFFECTS,
+        "decision_states": words.STATES,
+    }
     environment.filters |= {
         "tone": tone,
         "size": size,
@@ -213,6 +236,8 @@ def _make_environment() -> Environment:
         "utc": utc,
         "marked": marked,
         "number": number,
+        "part": words.part,
+        "value": words.value,
         "short": lambda text: text[:12],
         "words": lambda text: text.replace("_", " "),
     }

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -69,7 +70,7 @@ def check() -> None:
 def copy() -> None:
     """Take every file from its package; raises Unavailable without npm, CheckFailed for a file with another hash."""
     for library in libraries():
-        content = _packed(library)
+        content = packed(library.name, library.version, [file.package_path for file in library.files])
         for file in library.files:
             if _sha256(content[file.package_path]) != file.sha256:
                 what = f"{file.package_path} of {library.name} {library.version} has another SHA-256 than vendor.json."
@@ -77,23 +78,23 @@ def copy() -> None:
             (VENDOR / file.name).write_bytes(content[file.package_path])
 
 
-def _packed(library: Library) -> dict[str, bytes]:
-    """The wanted files of a package, by their path in it."""
+def packed(name: str, version: str, paths: Sequence[str]) -> dict[str, bytes]:
+    """Files of a package of npm, by their path in it; raises Unavailable without npm, CheckFailed for a missing one."""
     with tempfile.TemporaryDirectory() as folder:
-        command = ["npm", "pack", "--silent", "--pack-destination", folder, f"{library.name}@{library.version}"]
+        command = ["npm", "pack", "--silent", "--pack-destination", folder, f"{name}@{version}"]
         try:
             subprocess.run(command, check=True, capture_output=True, timeout=_SECONDS)
         except (OSError, subprocess.SubprocessError) as error:
-            what = f"npm did not give {library.name} {library.version}."
+            what = f"npm did not give {name} {version}."
             raise Unavailable("npm_unavailable", what, hint="Is npm installed, and its registry reachable?") from error
         (archive,) = Path(folder).glob("*.tgz")
-        with tarfile.open(archive) as packed:
+        with tarfile.open(archive) as opened:
             found = {}
-            for file in library.files:
-                member = packed.extractfile(f"package/{file.package_path}")
+            for path in paths:
+                member = opened.extractfile(f"package/{path}")
                 if member is None:
-                    raise CheckFailed("vendor_differs", f"{library.name} has no file {file.package_path}.")
-                found[file.package_path] = member.read()
+                    raise CheckFailed("vendor_differs", f"{name} has no file {path}.")
+                found[path] = member.read()
             return found
 
 

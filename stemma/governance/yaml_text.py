@@ -1,4 +1,4 @@
-"""YAML as people write policies, read as JSON values, with the line and column of every part.
+"""YAML as people write policies, read as JSON values, with the line and column of every part; and written.
 
 Plain scalars mean what they mean in JSON: `no` is a text, `0x1F` and `2026-01-31` are texts. Anchors, aliases, tags,
 several documents, names that are given twice and nesting beyond `MAX_DEPTH` are refused: the first two make large
@@ -23,6 +23,8 @@ MAX_DEPTH: Final = 16
 _LITERALS: Final = {"true": True, "false": False, "null": None, "~": None, "": None}
 _NUMBER: Final = re.compile(r"[-+]?([0-9]+)(\.[0-9]+)?([eE][-+]?[0-9]{1,4})?")
 _MAX_DIGITS: Final = 16
+_WIDTH: Final = 110
+_ONE_LINE: Final = 80
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 Path = tuple[str | int, ...]
@@ -66,6 +68,54 @@ def read(text: str, *, field: str) -> Text:
     except (yaml.YAMLError, UnicodeEncodeError) as error:
         what = "It holds a character that YAML does not take."
         raise InvalidInput("yaml_invalid", what, field=field, hint="Remove it, or write it as an escape.") from error
+
+
+def write(value: Any) -> str:
+    """A JSON value as YAML that `read` reads as the same value; short collections of scalars on one line."""
+    return yaml.dump(value, Dumper=_Writer, sort_keys=False, allow_unicode=True, width=_WIDTH)
+
+
+class _Writer(yaml.SafeDumper):
+    """Writes what people would: no aliases, items indented, quotes where a text would be read as something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
+
+
+def _written_text(writer: _Writer, text: str) -> yaml.Node:
+    style = '"' if text in _LITERALS or _NUMBER.fullmatch(text) else None
+    return writer.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+def _written_number(writer: _Writer, number: float) -> yaml.Node:
+    if number.is_integer() and abs(number) < 10**_MAX_DIGITS:
+        return writer.represent_int(int(number))
+    return writer.represent_float(number)
+
+
+def _written_mapping(writer: _Writer, members: Mapping[str, Any]) -> yaml.Node:
+    return _short(writer.represent_mapping("tag:yaml.org,2002:map", members.items(), flow_style=False))
+
+
+def _written_list(writer: _Writer, items: list[Any]) -> yaml.Node:
+    return _short(writer.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=False))
+
+
+def _short(node: yaml.CollectionNode) -> yaml.Node:
+    """On one line, where there is nothing but scalars and little of them."""
+    parts = [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
+    scalars = all(isinstance(part, yaml.ScalarNode) for part in parts)
+    node.flow_style = scalars and sum(len(part.value) + 2 for part in parts) <= _ONE_LINE
+    return node
+
+
+_Writer.add_representer(str, _written_text)
+_Writer.add_representer(float, _written_number)
+_Writer.add_representer(dict, _written_mapping)
+_Writer.add_representer(list, _written_list)
 
 
 class _Reader:

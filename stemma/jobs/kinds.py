@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -48,6 +48,21 @@ class OfLayer(Input):
     layer: str = Field(min_length=1, max_length=64, description="The layer's id", examples=["columbus-crime"])
 
 
+def _yesterday() -> str:
+    return (datetime.now(UTC).date() - timedelta(days=1)).isoformat()
+
+
+class OfDay(Input):
+    """A day that is over."""
+
+    day: str = Field(
+        default_factory=_yesterday,
+        pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$",
+        description="A day (UTC) that is over; by default yesterday",
+        examples=["2026-01-31"],
+    )
+
+
 class Pause(Input):
     """What a job that does nothing may be asked for."""
 
@@ -68,6 +83,16 @@ def _check_layer(connection: Connection, given: OfLayer) -> None:
     from stemma.maps.catalog import find_layer
 
     find_layer(connection, given.layer)
+
+
+def _check_day(connection: Connection, given: OfDay) -> None:
+    try:
+        over = date.fromisoformat(given.day) < datetime.now(UTC).date()
+    except ValueError:
+        over = False
+    if not over:
+        what = f"{given.day} is no day that is over."
+        raise InvalidInput("job_input_invalid", what, field="input.day", hint="Days are those of UTC.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +178,26 @@ _ALL: Final = (
         max_attempts=3,
         max_runtime=timedelta(hours=6),
         check=_check_layer,
+    ),
+    Kind(
+        "governance:aggregate",
+        "Sums up a day's features and fills in the vectors of its decisions",
+        input=OfDay,
+        materializes=True,
+        partition="day",
+        permission="decide:operate",
+        max_attempts=3,
+        check=_check_day,
+    ),
+    Kind(
+        "governance:distil",
+        "Distils a day into a snapshot, scorecards and a drift report",
+        input=OfDay,
+        materializes=True,
+        partition="day",
+        permission="decide:operate",
+        max_attempts=3,
+        check=_check_day,
     ),
 )
 

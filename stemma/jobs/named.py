@@ -19,7 +19,11 @@ def _every_source(connection: Connection) -> list[JobRequest]:
     return [JobRequest("convert", {"source": source.name}) for source in list_sources(connection)]
 
 
-SCHEDULES: Final[dict[str, Callable[[Connection], list[JobRequest]]]] = {"reread_sources": _every_source}
+SCHEDULES: Final[dict[str, Callable[[Connection], list[JobRequest]]]] = {
+    "reread_sources": _every_source,
+    "aggregate_day": lambda _: [JobRequest("governance:aggregate", {})],
+    "distil_day": lambda _: [JobRequest("governance:distil", {})],
+}
 """The schedules that can be started by name, as the jobs that each of them comes to."""
 
 

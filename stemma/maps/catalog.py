@@ -89,9 +89,14 @@ def find_layer(connection: Connection, layer: str) -> RegisteredLayer:
     """The layer of that id; raises NotFound(layer_unknown)."""
     row = connection.cursor(row_factory=dict_row).execute(f"{_LAYERS} WHERE id = %s", (layer,)).fetchone()
     if row is None:
-        hint = "`stemma maps layers` shows those that there are."
-        raise NotFound("layer_unknown", f"There is no map layer {layer!r}.", field="layer", hint=hint)
+        raise unknown(layer)
     return _layer(row)
+
+
+def unknown(layer: str) -> NotFound:
+    """What is raised for a layer that there is not, or not for whoever asks."""
+    hint = "`stemma maps layers` shows those that there are."
+    return NotFound("layer_unknown", f"There is no map layer {layer!r}.", field="layer", hint=hint)
 
 
 def current_archive(connection: Connection, layer: str) -> BuiltArchive:

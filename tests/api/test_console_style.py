@@ -23,8 +23,14 @@ TEXT = [
     ("on-accent", "accent"),
     ("on-accent", "accent-strong"),
     ("on-bad", "bad"),
+    ("map-name", "map-land"),
 ]
-CONTROLS = [*product(("control", "accent"), GROUNDS), *((tone, f"{tone}-soft") for tone in TONES)]
+SERIES = [f"series-{name}" for name in (*"abcdefg", "other")]
+CONTROLS = [
+    *product(("control", "accent"), GROUNDS),
+    *((tone, f"{tone}-soft") for tone in TONES),
+    *product(SERIES, ("surface", "map-land", "map-water")),
+]
 OURS = sorted(
     path
     for path in (*FOLDER.rglob("*"), *TEMPLATES.rglob("*"))

@@ -15,6 +15,8 @@ OTHER_TYPES = {
     "/api/v1/runs/{id}/log": "text/event-stream",
     "/metrics": "text/plain",
     "/files/{path}": "*/*",
+    "/api/v1/map/{layer}.pmtiles": "*/*",
+    "/api/v1/map/{layer}/{z}/{x}/{y}.mvt": "application/vnd.mapbox-vector-tile",
 }
 
 

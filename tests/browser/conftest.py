@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import httpx
@@ -30,6 +31,19 @@ from stemma.approvals.model import Approval, Risk, Verdict
 from stemma.approvals.requests import Proposal, request
 from stemma.browser import find, launched
 from stemma.errors import Unavailable
+from stemma.governance import nodes, policies
+from stemma.governance.decisions import flags, review
+from stemma.governance.decisions.deciding import Decider
+from stemma.governance.decisions.model import Decision, State
+from stemma.governance.events.model import NewEvent
+from stemma.governance.learning import promotion, shadow
+from stemma.governance.memory.drift import sync_drift
+from stemma.governance.memory.features import sync_features
+from stemma.governance.memory.inputs import Span
+from stemma.governance.memory.scorecards import sync_scorecards
+from stemma.governance.outcomes.model import NewOutcome
+from stemma.governance.outcomes.recording import record as record_outcomes
+from stemma.governance.samples import publish_samples
 from stemma.jobs import lifecycle
 from stemma.jobs.model import Job
 from stemma.jobs.running import RunningJob
@@ -39,9 +53,13 @@ from stemma.ledger.change import Change
 from stemma.ledger.journal import run_failed
 from stemma.ledger.receipts import Input, sync
 from stemma.ledger.service import Ledger
+from stemma.maps.catalog import BuiltArchive
 from stemma.store.database import Database, DatabaseUrls
 from stemma.store.outputs import Artifact
-from stemma.store.settings import Settings
+from stemma.store.settings import REPOSITORY, Settings
+
+_NEWEST = "finance.discounts@1.1.0"
+_ENOUGH = 30
 
 # Another test may have both processors.
 expect.set_options(timeout=30_000)
@@ -58,16 +76,25 @@ class Stock:
     approvals: dict[str, Approval]
     runs: Any
     jobs: dict[str, Job]
+    governed: dict[str, Decision]
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page by its name: where it is in the studio, and a text of its data that its HTML has to hold."""
+    """A page by its name: where it is in the studio, and a text of its data that its HTML has to hold.
+
+    `drawn` selects what is there only when its scripts are done, `largest` is the most that it may load, in bytes.
+    """
 
     name: str
     address: Callable[[Stock], str]
     text: str
+    drawn: str | None = None
+    largest: int = 60 * 1024
 
+
+DRAWN = "#map[data-idle]"
+LARGEST_MAP = 500 * 1024
 
 PAGES = (
     Page("overview", lambda stock: "/", "knowledge/search_index"),
@@ -91,6 +118,31 @@ PAGES = (
     Page("run-failed", lambda stock: f"/runs/{stock.runs.failed}", "has no words"),
     Page("run-deleted", lambda stock: f"/runs/{stock.run_id}", "Only its receipts are left"),
     Page("run-log", lambda stock: f"/runs/{stock.runs.second}/log?level=INFO", "a word is long"),
+    Page("decisions", lambda stock: "/decisions?limit=12", "The discount is a usual one."),
+    Page("decisions-nothing", lambda stock: "/decisions?node=hr&state=lapsed", "No decision matches"),
+    Page("review", lambda stock: "/decisions/review", "Orders of more than 10,000"),
+    Page("decision", lambda stock: f"/decisions/{stock.governed['alone'].id}", "made again: the same verdict"),
+    Page("decision-waiting", lambda stock: f"/decisions/{stock.governed['waiting'].id}", "if nobody decides by then"),
+    Page("decision-resolved", lambda stock: f"/decisions/{stock.governed['resolved'].id}", "As agreed with the"),
+    Page("decision-resolve", lambda stock: _resolve(stock), "It takes effect at once"),
+    Page("events", lambda stock: "/events?type=DiscountRequested&limit=12", "CG-12520"),
+    Page("event", lambda stock: f"/events/{stock.governed['denied'].event_id}", "higher than any that is given"),
+    Page("policies", lambda stock: "/policies", "never given"),
+    Page("policy", lambda stock: "/policies/finance.discounts@1.1.0", "More than half of this customer"),
+    Page("policy-diff", lambda stock: "/policies/finance.discounts@1.0/diff?against=finance.discounts", "highest"),
+    Page("policy-edit", lambda stock: "/policies/-/edit?of=finance.discounts", "There is no changelog."),
+    Page("learning", lambda stock: "/learning", "Look and decide"),
+    Page("learning-savings", lambda stock: "/learning/savings", "Not seen, estimated"),
+    Page("learning-days", lambda stock: "/learning/days", "too few to say"),
+    Page("replay", lambda stock: "/replay?again=true", "all of them"),
+    Page("replay-policy", lambda stock: "/replay?policy=finance.discounts@1.0.0", "No rule speaks of a discount"),
+    Page("shadow", lambda stock: "/replay/shadow", "runs in the shadow"),
+    Page("switches", lambda stock: "/switches", "Stop everything"),
+    Page("switches-node", lambda stock: "/switches/finance", "Ask another version"),
+    Page("map", lambda stock: "/play/map", "Made up by a test", DRAWN, LARGEST_MAP),
+    Page("map-filtered", lambda stock: "/play/map?about=crimes&only=Arson&from=2020-02", "Arson", DRAWN, LARGEST_MAP),
+    Page("map-shapes", lambda stock: "/play/map?about=wards&on=wards&on=streets", "members only", DRAWN, LARGEST_MAP),
+    Page("map-unbuilt", lambda stock: "/play/map?about=parks", "It was never built", DRAWN, LARGEST_MAP),
     Page("approvals", lambda stock: "/approvals", "policy/refunds"),
     Page("approvals-denied", lambda stock: "/approvals?state=denied", "site/imprint"),
     Page("approvals-none", lambda stock: "/approvals?state=withdrawn", "None withdrawn"),
@@ -120,6 +172,10 @@ PAGES = (
 """Every family of the navigation, and every page with an address of its own."""
 
 
+def _resolve(stock: Stock) -> str:
+    return f"/decisions/{stock.governed['large'].id}/resolve?verdict=deny"
+
+
 def _step(stock: Stock, step: str) -> str:
     waiting = stock.approvals["waiting"]
     return f"/approvals/{waiting.id}/{step}?seen={waiting.etag}"
@@ -138,6 +194,7 @@ class Console:
     database: Database
     issued: IssuedKey
     session: OpenedSession
+    layers: dict[str, BuiltArchive]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -162,6 +219,7 @@ def console(
     new_materialization: Callable[..., Any],
     execute_runs: Callable[..., Any],
     serve_dagster: Callable[..., AbstractContextManager[None]],
+    build_layers: Callable[[Settings, Database], dict[str, BuiltArchive]],
 ) -> Iterator[Console]:
     """A stocked studio, served once for all pages."""
     urls = new_database()
@@ -170,11 +228,13 @@ def console(
         api_requests_per_minute=1_000_000,
         api_requests_in_flight=1_000,
         api_failures_per_minute=1_000,
+        ff_map_pipeline=True,
     )
     with Database(urls) as database, contextlib.ExitStack() as studio:
         with database.transaction() as connection:
             sources.ensure_builtin(connection, settings)
         index_library(settings, database)
+        layers = build_layers(settings, database)
         issued = issue_key(settings, urls)
         issue_key(settings, urls, role=Role.VIEWER, scopes=["search:read", "ingest:read"])
         instance = studio.enter_context(open_instance(settings, urls))
@@ -185,7 +245,7 @@ def console(
             with Ledger(urls, settings) as ledger:
                 begun = sessions.begin(recognise(database, settings, issued.key), settings)
                 session = ledger.commit(begun).result(20)
-            yield Console(str(client.base_url).rstrip("/"), stock, client, settings, database, issued, session)
+            yield Console(str(client.base_url).rstrip("/"), stock, client, settings, database, issued, session, layers)
     drop_database(urls)
 
 
@@ -239,6 +299,7 @@ def _stock(
         _ask_for_approvals(settings, database, recognise(database, settings, issued.key).principal),
         runs,
         _work(settings, database, runs),
+        govern(settings, database, recognise(database, settings, issued.key).principal),
     )
 
 
@@ -267,6 +328,86 @@ def _work(settings: Settings, database: Database, runs: Any) -> dict[str, Job]:
         reason = lifecycle.Failure("source_unreadable", "The source is gone.", passing=False)
         write(lambda connection: lifecycle.fail(connection, failed, runs.failed, reason))
     return jobs
+
+
+def govern(settings: Settings, database: Database, owner: Principal) -> dict[str, Decision]:
+    """The samples, a few decisions with what came of them, a better variant, and days that were summed up."""
+    with Ledger(database.urls, settings) as ledger:
+
+        def write(prepare: Callable[[Any], Change[Any]]) -> Any:
+            return ledger.commit(database.read(prepare)).result(20)
+
+        publish_samples(database, ledger, owner)
+        _publish_stricter(write, owner)
+        decisions = _decide(settings, database, ledger, owner, write)
+        _learn(database, write, owner)
+        write(lambda connection: flags.set_flag(connection, owner, "finance", flags.SHADOW, _NEWEST, "To compare."))
+        with database.transaction() as connection:
+            shadow.fill(connection)
+        today = datetime.now(UTC).date()
+        days = Span(today - timedelta(days=12), today)
+        for sync in (sync_features, sync_scorecards, sync_drift):
+            sync(database, days)
+    return decisions
+
+
+def _publish_stricter(write: Callable[..., Any], owner: Principal) -> None:
+    sample = REPOSITORY / "samples" / "policies" / "finance" / "discounts.yaml"
+    policy, tests = sample.read_text("utf-8"), sample.with_suffix(".tests.yaml").read_text("utf-8")
+    stricter = policy.replace("version: 1.0.0", "version: 1.1.0").replace("highest: 0.3", "highest: 0.25")
+    stricter = stricter.replace("First version.", "A discount above a quarter is never given.")
+    write(lambda connection: policies.publish(connection, owner, stricter, tests))
+
+
+def _decide(
+    settings: Settings, database: Database, ledger: Ledger, owner: Principal, write: Callable[..., Any]
+) -> dict[str, Decision]:
+    decider = Decider(database, settings)
+    begun = datetime.now(UTC) - timedelta(days=10)
+    # Both variants approve it, whichever is drawn.
+    usual = {"discount": 0.05, "amount": 400, "segment": "Consumer", "category": "Paper"}
+
+    def decide(hours: int, **said: Any) -> Decision:
+        event = NewEvent("DiscountRequested", usual | said, begun + timedelta(hours=hours), "CG-12520", "order-4711")
+        return ledger.commit(decider.decide(owner, "finance", event)).result(20)
+
+    def observe(decision: Decision, profit: float) -> None:
+        told = [NewOutcome(decision.id, {"profit": profit}, decision.occurred_at + timedelta(hours=2))]
+        write(lambda connection: record_outcomes(connection, owner, told))
+
+    # What a person approved goes well four times, so that the next one has similar cases to rest on.
+    for number in range(4):
+        asked = decide(number)
+        if asked.state is State.WAITING:
+            reason = "As agreed with the customer."
+            write(
+                partial(review.resolve, principal=owner, decision_id=asked.id, verdict=Verdict.APPROVE, reason=reason)
+            )
+        observe(asked, 20.0 + number)
+    # Then it acts alone, often enough that what was not given can be estimated.
+    made = [decide(48 + number) for number in range(_ENOUGH)]
+    told = [NewOutcome(one.id, {"profit": 31.5}, one.occurred_at + timedelta(hours=2)) for one in made]
+    write(lambda connection: record_outcomes(connection, owner, told))
+    return {
+        "resolved": asked,
+        "alone": made[-1],
+        "denied": decide(90, discount=0.28),
+        "waiting": decide(91, discount=0.25, amount=3000, category="Furniture"),
+        "large": decide(92, amount=12_000, segment="Corporate"),
+    }
+
+
+def _learn(database: Database, write: Callable[..., Any], owner: Principal) -> None:
+    """Counts by which the variant is better, and its promotion."""
+    with database.transaction() as connection:
+        for variant, successes, failures in (("baseline", 240, 160), ("cautious", 360, 60)):
+            connection.execute(
+                "INSERT INTO policy_variants_stats (node, policy, variant, draws, successes, failures, updated_at)"
+                " VALUES ('finance', %s, %s, %s, %s, %s, now()) ON CONFLICT (node, policy, variant) DO UPDATE"
+                " SET draws = excluded.draws, successes = excluded.successes, failures = excluded.failures",
+                (_NEWEST, variant, successes + failures, successes, failures),
+            )
+    write(lambda connection: promotion.propose(connection, owner, nodes.load(connection, "finance")))
 
 
 def _ask_for_approvals(settings: Settings, database: Database, owner: Principal) -> dict[str, Approval]:
@@ -301,5 +442,5 @@ def browser() -> Iterator[Browser]:
         find(settings)
     except Unavailable as missing:
         pytest.skip(missing.message)
-    with launched(settings) as running:
+    with launched(settings, webgl=True) as running:
         yield running

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
@@ -150,3 +151,56 @@ def test_an_approval_is_decided_on_a_page_of_its_own(console: Any, tab: Tab) -> 
     expect(tab.get_by_text("Say why, in a sentence.")).to_be_visible()
     tab.get_by_role("link", name="Go back").click()
     expect(tab.get_by_role("link", name="Approve…")).to_be_visible()
+
+
+def test_a_policy_is_written_and_published(console: Any, tab: Tab, request: pytest.FixtureRequest) -> None:
+    scripts = "no-scripts" not in request.node.name
+    tab.context.add_cookies([{"name": COOKIE, "value": console.session.cookie, "url": console.url}])
+    tab.goto("/policies/hr.leave@1.0.0")
+    tab.get_by_role("link", name="Write the next version").click()
+    text = tab.get_by_label("Policy", exact=True)
+
+    def write(before: str, after: str) -> None:
+        """Type it; where scripts run, that alone has it checked."""
+        policy = text.input_value()
+        assert before in policy
+        text.fill(policy.replace(before, after))
+        if not scripts:
+            tab.get_by_role("button", name="Check").click()
+
+    expect(tab.locator("#checked")).to_contain_text("There is no changelog.")
+    write("most_away: 0.4", "most_away: [")
+    expect(tab.locator("#checked")).to_contain_text("It is no YAML")
+    write("most_away: [", f"most_away: {0.31 if scripts else 0.32}")
+    expect(tab.locator("#checked")).to_contain_text("Policy, line 3, column 12")
+    if scripts:
+        expect(tab.locator(".gutter .wrong")).to_have_text("3")
+        tab.get_by_role("link", name="Policy, line 3, column 12").click()
+        expect(text).to_be_focused()
+        assert text.evaluate("area => area.value.slice(0, area.selectionStart).split('\\n').length") == 3
+    write('changelog: ""', "changelog: Fewer may be away at once.")
+    expect(tab.locator("#sum")).to_have_text("nothing is wrong")
+    tab.get_by_role("button", name="Compare and simulate").click()
+    expect(tab.get_by_role("row", name="policy › parameters › most_away")).to_be_visible()
+    tab.get_by_role("button", name="Back to the editor").click()
+    expect(text).to_have_value(re.compile("Fewer may be away at once"))
+    tab.get_by_role("button", name="Compare and simulate").click()
+    tab.get_by_role("button", name="Publish hr.leave@").click()
+    expect(tab.get_by_role("status").first).to_contain_text("is published")
+    expect(tab.get_by_text("Fewer may be away at once.").first).to_be_visible()
+
+
+def test_what_waits_is_decided_from_the_queue(console: Any, tab: Tab, request: pytest.FixtureRequest) -> None:
+    tab.context.add_cookies([{"name": COOKIE, "value": console.session.cookie, "url": console.url}])
+    event = {"type": "LeaveRequested", "data": {"kind": "annual", "days": 30, "notice_days": 1}}
+    answer = console.client.post("/api/v1/decisions/hr", json={"event": event})
+    assert answer.status_code == 201, answer.text
+    asked = answer.json()["id"]
+    tab.goto("/decisions/review?node=hr")
+    tab.get_by_role("link", name=f"Deny {asked}").click()
+    tab.get_by_label("Reason").fill("The days do not suffice.")
+    tab.get_by_role("button", name="Deny").click()
+    expect(tab.get_by_role("status").first).to_contain_text("Denied.")
+    expect(tab.get_by_text("The days do not suffice.")).to_be_visible()
+    tab.goto("/decisions/review?node=hr")
+    expect(tab.get_by_role("link", name=f"Deny {asked}")).to_have_count(0)

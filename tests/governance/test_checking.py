@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 from stemma.errors import CheckFailed, InvalidInput, StemmaError, TooLarge
 from stemma.governance import golden, yaml_text
 from stemma.governance.checking import check
+from stemma.governance.policies import texts as texts_of
 from stemma.governance.policy import Policy
+from stemma.registry.model import Published
 
 WRONG = [
     ("version: 1.0.0", "version: 1.0", "2:10", "version"),
@@ -148,6 +151,30 @@ values = st.recursive(
 @given(values)
 def test_json_is_yaml_and_means_the_same(value: Any) -> None:
     assert yaml_text.read(json.dumps(value, ensure_ascii=False), field="x").value == value
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
+scalars = texts | st.sampled_from(["1e5", "007", "no", "~", "- a", "2026-01-31", "a: b", "#", " ", "+1", "null"])
+
+
+@given(
+    st.recursive(
+        st.booleans() | st.none() | st.integers(-(10**15), 10**15) | st.floats(allow_nan=False, allow_infinity=False)
+        | scalars,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(scalars, inner, max_size=3),
+        max_leaves=8,
+    )
+)  # fmt: skip
+def test_what_is_written_is_read_as_the_same(value: Any) -> None:
+    assert yaml_text.read(yaml_text.write(value), field="x").value == value
+
+
+def test_a_published_policy_is_written_as_the_same_policy(sample: Path) -> None:
+    draft = check(sample.read_text("utf-8"), sample.with_suffix(".tests.yaml").read_text("utf-8")).publishable()
+    content = json.loads(draft.canonical())
+    named = (draft.name, str(draft.version), "", draft.changelog, "key:x", datetime.now(UTC))
+    written = texts_of(Published(*named, content))
+    assert check(written.policy, written.tests).publishable().canonical() == draft.canonical()
 
 
 @given(

@@ -11,6 +11,7 @@ from stemma.access.permissions import Role
 from stemma.access.principal import Principal, local_principal
 from stemma.errors import CheckFailed, Conflict, Forbidden, InvalidInput, NotFound
 from stemma.governance import policies
+from stemma.governance.checking import check
 from stemma.governance.evaluation import evaluate
 from stemma.ledger.change import Change
 from stemma.registry.model import Published
@@ -55,3 +56,28 @@ def test_what_may_not_be_published_is_not(database: Database, put: Any, small: s
     builder = Principal("key:x", Role.BUILDER, frozenset({"decide:*"}))
     with pytest.raises(Forbidden):
         database.read(lambda c: policies.publish(c, builder, small, cases))
+
+
+def test_the_next_version_is_written_on_the_one_before(database: Database, put: Any, small: str, cases: str) -> None:
+    draft = check(small, cases).publishable()
+    assert database.read(lambda c: policies.before(c, draft)) is None
+    first = put(small, cases)
+    put(small.replace("1.0.0", "2.0.0").replace("least: 10", "least: 3"), cases)
+    written = database.read(lambda c: policies.next_texts(c, "finance.small@1"))
+    (missing,) = check(written.policy, written.tests).findings
+    assert missing.message == "There is no changelog." and "version: 1.1.0" in written.policy
+    told = written.policy.replace('changelog: ""', "changelog: The same once more.")
+    following = check(told, written.tests).publishable()
+    assert database.read(lambda c: policies.before(c, following)) == first
+    assert database.read(lambda c: policies.newest(c, "finance.small")).version == "2.0.0"
+    third = check(small.replace("1.0.0", "3.0.0"), cases).publishable()
+    assert database.read(lambda c: policies.before(c, third)).version == "2.0.0"
+
+
+def test_a_policy_that_is_not_stable_yet_has_a_newest_version(
+    database: Database, put: Any, small: str, cases: str
+) -> None:
+    candidate = put(small.replace("1.0.0", "1.0.0-rc.1"), cases)
+    assert database.read(lambda c: policies.newest(c, "finance.small")) == candidate
+    with pytest.raises(NotFound):
+        database.read(lambda c: policies.newest(c, "finance.large"))

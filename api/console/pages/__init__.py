@@ -4,13 +4,40 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from api.console.pages import approvals, historian, jobs, keys, ledger, overview, preferences, receipts, runs, search
+from api.console.pages import (
+    approvals,
+    decisions,
+    events,
+    historian,
+    jobs,
+    keys,
+    learning,
+    ledger,
+    maps,
+    overview,
+    policies,
+    policy_editor,
+    preferences,
+    receipts,
+    replay,
+    runs,
+    search,
+    switches,
+)
 
 ROUTERS: Final[tuple[APIRouter, ...]] = (
     overview.router,
     search.router,
     jobs.router,
     runs.router,
+    decisions.router,
+    events.router,
+    policy_editor.router,
+    policies.router,
+    learning.router,
+    replay.router,
+    switches.router,
+    maps.router,
     approvals.router,
     historian.router,
     receipts.router,

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 
 from api.access import allow
+from api.console import inputs
 from api.console.rendering import render
 from api.deps import DatabaseDep, PageDep
 from api.limits import limited
 from api.routers import API
 from stemma.access.principal import Principal
-from stemma.errors import InvalidInput, StemmaError
+from stemma.errors import StemmaError
 from stemma.ledger.entries import Entry
 from stemma.ledger.feed import Filter, list_entries, tail
 from stemma.ledger.journal import HISTORIAN
@@ -73,21 +73,9 @@ def _wanted(given: dict[str, str]) -> Filter:
         given["kind"] or None,
         given["subject"] or None,
         given["actor"] or None,
-        _moment("since", given["since"]),
-        _moment("until", given["until"]),
+        inputs.utc_moment(given["since"], "since"),
+        inputs.utc_moment(given["until"], "until"),
     )
-
-
-def _moment(field: str, text: str) -> datetime | None:
-    """A time as the form gives it, in UTC where it does not say."""
-    if not text:
-        return None
-    try:
-        at = datetime.fromisoformat(text)
-        return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
-    except (ValueError, OverflowError) as error:
-        hint = "Write it as 2027-12-31T18:30, in UTC, or leave it empty."
-        raise InvalidInput("time_invalid", "This is no time.", field=field, hint=hint) from error
 
 
 def _stream(given: dict[str, str]) -> str:

@@ -47,7 +47,7 @@ def show(
     actor: Annotated[str, Query(max_length=500)] = "",
 ) -> Response:
     """The newest first, all or those that match; scripts load the rows again every few seconds."""
-    wanted, who = _state(state), actor.strip() or None
+    wanted, who = inputs.chosen(JobState, state, "state"), actor.strip() or None
     found = database.read(
         lambda connection: catalog.list_jobs(
             connection,
@@ -71,17 +71,6 @@ def show(
         may_submit=principal.may("jobs:write"),
         worker_on=launching.is_on(settings),
     )
-
-
-def _state(given: str) -> JobState | None:
-    """The state of a filter; its form sends an empty one for any."""
-    if not given:
-        return None
-    try:
-        return JobState(given)
-    except ValueError as error:
-        hint = f"The states are {', '.join(JobState)}."
-        raise InvalidInput("state_unknown", "There is no such state.", field="state", hint=hint) from error
 
 
 @router.get("/new")

@@ -21,6 +21,7 @@ async function refresh() {
     place.innerHTML = other.innerHTML;
     place.querySelectorAll("details").forEach((one, number) => { one.open = open[number] ?? one.open; });
   }
+  document.dispatchEvent(new Event("stemma:refreshed"));
 }
 
 function refreshSoon(milliseconds = 250) {
@@ -53,7 +54,9 @@ function add(line) {
 function end(said) {
   source.close();
   status.textContent = said;
-  refreshSoon();
+  // What could not be drawn before there was something needs the whole page.
+  if (document.querySelector("[data-reload]")) location.reload();
+  else refreshSoon();
 }
 
 const source = new EventSource(follow.dataset.stream);

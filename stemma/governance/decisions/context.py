@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final, LiteralString
 
-from psycopg.rows import class_row
+from psycopg.rows import dict_row
 
 from stemma.governance.decisions.similar import Vector
+from stemma.governance.memory import windows
 from stemma.governance.nodes import Node
 from stemma.registry.references import Reference
 from stemma.store.database import Connection
@@ -33,8 +34,7 @@ _LOOK: Final = """
                          '[]')
             FROM policy_variants_stats AS s
             WHERE s.node = %(node)s AND s.policy = %(policy)s || '@' || policy.version) AS stats,
-        (SELECT features FROM entity_features
-            WHERE node = %(node)s AND entity = %(entity)s AND day < %(day)s ORDER BY day DESC LIMIT 1) AS features,
+        {features} AS features,
         (SELECT jsonb_build_object('day', day, 'sha256', encode(sha256, 'hex')) FROM knowledge_snapshots
             WHERE node = %(node)s AND day < %(day)s ORDER BY day DESC LIMIT 1) AS snapshot,
         {similar} AS similar
@@ -57,8 +57,8 @@ _NEAREST: Final = """
         JOIN decisions AS d ON d.id = near.decision_id
         LEFT JOIN outcomes AS o ON o.decision_id = near.decision_id AND o.observed_at <= %(at)s)
 """
-_WITH_SIMILAR: Final[LiteralString] = _LOOK.replace("{similar}", _NEAREST)
-_WITHOUT: Final[LiteralString] = _LOOK.replace("{similar}", "'[]'::jsonb")
+_WITH_SIMILAR: Final[LiteralString] = _LOOK.replace("{features}", windows.ROWS).replace("{similar}", _NEAREST)
+_WITHOUT: Final[LiteralString] = _LOOK.replace("{features}", windows.ROWS).replace("{similar}", "'[]'::jsonb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Found:
     flags: Mapping[str, Any]
     flags_of_all: Mapping[str, Any]
     stats: list[list[Any]]
-    features: Mapping[str, Any] | None
+    features: Mapping[str, Any]
     snapshot: Mapping[str, Any] | None
     similar: list[list[Any]]
 
@@ -103,6 +103,7 @@ def look(
         "minor": policy.minor,
         "entity": entity,
         "day": _day(occurred_at),
+        "features_since": windows.since(node, _day(occurred_at)),
     }
     if vector is not None:
         wanted |= {
@@ -112,10 +113,11 @@ def look(
             "at": occurred_at,
             "count": node.similar.count,
         }
-    with connection.cursor(row_factory=class_row(Found)) as rows:
+    with connection.cursor(row_factory=dict_row) as rows:
         found = rows.execute(_WITH_SIMILAR if vector else _WITHOUT, wanted).fetchone()
     assert found is not None
-    return found
+    features = windows.values_of(node, wanted["day"], found["features"]) if entity is not None else {}
+    return Found(**{**found, "features": features})
 
 
 def assembled(found: Found, *, stopped: bool) -> dict[str, Any]:
@@ -133,7 +135,7 @@ def assembled(found: Found, *, stopped: bool) -> dict[str, Any]:
     context = {
         "confidence": _confidence([case["success"] for case in cases]),
         "similar": cases,
-        "features": dict(found.features or {}),
+        "features": dict(found.features),
         "snapshot": found.snapshot,
     }
     return {**context, "stopped": True} if stopped else context

@@ -44,6 +44,10 @@ class Beta:
         low, high = betaincinv(self.alpha, self.beta, [tail, 1 - tail])
         return float(low), float(high)
 
+    def density(self, rates: Sequence[float]) -> list[float]:
+        """The probability density at each of these rates, for drawing."""
+        return [float(one) for one in _density(self, np.array(rates))]
+
 
 def best(posteriors: Sequence[Beta]) -> tuple[float, ...]:
     """Of each the probability that its rate is the highest of all: what Thompson sampling draws it with."""
