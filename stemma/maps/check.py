@@ -20,11 +20,9 @@ from stemma.maps.continuity import Complete, Continuity, Level
 from stemma.maps.findings import Findings, Problem
 from stemma.maps.grid import first_tile_id
 from stemma.maps.part_memory import PartMemory
-from stemma.maps.pmtiles import Archive, Directory
+from stemma.maps.pmtiles import CONTENT_LIMIT, Archive, Directory
 from stemma.maps.point_tiles import TILE_BYTES
 from stemma.maps.tile_check import Declared, Shown, TileChecker, TileName
-
-_CONTENT_LIMIT = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +144,9 @@ class _Checked:
             self._findings.add("tile_missing", f"Tile {name} lies outside the file.")
             return None
         try:
-            return self._archive.content(data, _CONTENT_LIMIT)
+            return self._archive.content(data)
         except compression.TooLong:
-            self._findings.add("tile_over_budget", f"Tile {name} unpacks to more than {_CONTENT_LIMIT:,} bytes.")
+            self._findings.add("tile_over_budget", f"Tile {name} unpacks to more than {CONTENT_LIMIT:,} bytes.")
         except ValueError as error:
             self._findings.add("tile_damaged", f"Tile {name}: {error}")
         return None

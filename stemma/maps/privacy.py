@@ -36,7 +36,6 @@ DENIED = words(
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _LONG_WORDS = 8
 _DISTINCT_SHARE = 0.2
-_CONTENT_LIMIT = 64 << 20
 
 
 def sounds_personal(column: str) -> bool:
@@ -143,9 +142,9 @@ def prove(
 
 def _layers(archive: Archive, stored: bytes, memory: PartMemory | None) -> list[Layer]:
     if memory is None:
-        return decode(archive.content(stored, _CONTENT_LIMIT))
+        return decode(archive.content(stored))
     known = memory.recall(stored)
-    return memory.decode(archive.content(stored, _CONTENT_LIMIT), stored) if known is None else known
+    return memory.decode(archive.content(stored), stored) if known is None else known
 
 
 def _prove_places(released: Points, level: int, minimum: int, findings: Findings) -> None:

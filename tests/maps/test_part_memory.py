@@ -116,7 +116,7 @@ def looked_at(content: bytes, decoded: Decode) -> list[Any]:
 @settings(max_examples=150, deadline=None)
 def test_a_changed_byte_is_seen_as_without_a_memory(made: tuple[Path, Points], data: st.DataObject) -> None:
     with Archive(made[0]) as archive:
-        tiles = [(archive.content(stored, 1 << 24), stored) for _, stored in archive.stored()]
+        tiles = [(archive.content(stored), stored) for _, stored in archive.stored()]
     memory = PartMemory()
     for content, stored in tiles:
         memory.decode(content, stored)
