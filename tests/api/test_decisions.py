@@ -90,6 +90,12 @@ def test_an_event_is_decided_shown_resolved_and_replayed(asked: httpx.Client) ->
     assert shown["context"]["similar"] == said["similar"] and shown["event"]["data"] == ASKED
     assert asked.get(f"{path}/replay").json()["same"] is True
     assert said["id"] in [one["id"] for one in asked.get(f"{DECISIONS}/waiting").json()["data"]]
+    switch = "/api/v1/flags/finance/stopped"
+    asked.put(switch, json={"value": True, "reason": "A test."}).raise_for_status()
+    refused = asked.post(f"{path}/resolution", json={"verdict": "approve"})
+    assert (refused.status_code, refused.json()["code"]) == (409, "node_stopped")
+    assert "Release the switch first" in refused.json()["hint"]
+    asked.delete(switch, params={"reason": "It is over."}).raise_for_status()
     resolved = asked.post(f"{path}/resolution", json={"verdict": "approve"})
     assert resolved.json()["effect"] == "approve" and resolved.json()["state"] == "resolved"
     again = asked.post(f"{path}/resolution", json={"verdict": "deny", "reason": "No."})
