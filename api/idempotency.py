@@ -119,20 +119,19 @@ class _Replayed(Exception):
         self.answer = answer
 
 
-async def once(
-    request: Request,
-    database: DatabaseDep,
-    key: Annotated[
-        str | None,
-        Header(
-            alias=HEADER,
-            pattern="^[ -~]{1,255}$",
-            description="Chosen by the client, one per operation: for 24 hours, a repeat with the same key has no "
-            "second effect and is answered with the first answer",
-            examples=["8e03978e-40d5-43dd-bc93-6894a57f9324"],
-        ),
-    ] = None,
-) -> AsyncIterator[Once]:
+KeyHeader = Annotated[
+    str | None,
+    Header(
+        alias=HEADER,
+        pattern="^[ -~]{1,255}$",
+        description="Chosen by the client, one per operation: for 24 hours, a repeat with the same key has no "
+        "second effect and is answered with the first answer",
+        examples=["8e03978e-40d5-43dd-bc93-6894a57f9324"],
+    ),
+]
+
+
+async def once(request: Request, database: DatabaseDep, key: KeyHeader = None) -> AsyncIterator[Once]:
     """What commits the request's change; a request that was answered before ends here with that answer.
 
     Raises Conflict (`idempotency_in_flight`) and InvalidInput (`idempotency_key_reused`).
@@ -144,13 +143,25 @@ async def once(
         yield commits
 
 
+async def once_at_commit(request: Request, database: DatabaseDep, key: KeyHeader = None) -> AsyncIterator[Once]:
+    """The same for a route that is asked very often and has no effect before its commit: a repeat is found there."""
+    if key is None:
+        yield Once(None)
+        return
+    async with once_for(request.app, database, await keyed_by(request, key), look_first=False) as commits:
+        yield commits
+
+
 @contextlib.asynccontextmanager
-async def once_for(app: FastAPI, database: Database, keyed: KeyedRequest) -> AsyncIterator[Once]:
+async def once_for(
+    app: FastAPI, database: Database, keyed: KeyedRequest, *, look_first: bool = True
+) -> AsyncIterator[Once]:
     """The same for a request that is known by something else than its Idempotency-Key."""
     running: Running = app.state.running
     running.begin(keyed)
     try:
-        await _replay(database, keyed)
+        if look_first:
+            await _replay(database, keyed)
         try:
             yield Once(keyed)
         except Unavailable:
@@ -165,6 +176,7 @@ async def once_for(app: FastAPI, database: Database, keyed: KeyedRequest) -> Asy
 
 # The key is given back before the answer goes out: whoever has the answer may send the request again.
 OnceDep = Annotated[Once, Depends(once, scope="function")]
+OnceAtCommitDep = Annotated[Once, Depends(once_at_commit, scope="function")]
 
 
 def install(app: FastAPI) -> None:

@@ -18,6 +18,7 @@ from resources.store import StoreResource
 from stemma.errors import StemmaError
 from stemma.maps import catalog, cleaning, lifecycle, months, tiling
 from stemma.maps.catalog import RegisteredLayer
+from stemma.maps.part_memory import PartMemory, memory_file
 from stemma.maps.row_ledger import RowLedger
 from stemma.store.files import FileStore
 
@@ -88,9 +89,12 @@ def tiles(
         return _served(current, changed=False)
     with _failure_told(context, store):
         store.record(lifecycle.started(registered.id, context.run.run_id))
+        decoded = memory_file(store.settings, registered.id)
+        memory = PartMemory.load(decoded)
         tiled = tiling.build_archive(
-            files, registered.layer, cleaned, current, context.run.run_id, progress=progress.reporter(context)
+            files, registered.layer, cleaned, current, context.run.run_id, memory, progress=progress.reporter(context)
         )
+        memory.save(decoded)
         archive = store.commit(lifecycle.activated(tiled.archive))
     lifecycle.forget(files, kept[1:], (archive, *kept[:1]), cleaned)
     return _served(archive, changed=True, tiles=tiled.report.tiles, copied=tiled.copied, largest=tiled.report.largest)

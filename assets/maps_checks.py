@@ -9,6 +9,7 @@ from stemma.maps.catalog import BuiltArchive
 from stemma.maps.checks import CheckResult
 from stemma.maps.cleaning import Cleaned
 from stemma.maps.layers import Layer
+from stemma.maps.part_memory import PartMemory, memory_file
 from stemma.store.files import FileStore
 
 _PARTITION = "dagster/partition"
@@ -38,7 +39,12 @@ def features_are_sound(context: dg.AssetCheckExecutionContext, store: StoreResou
 def archive_is_sound(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg.AssetCheckResult:
     """Decode what is served of the run's layer."""
     files = _files(store)
-    return _verdict({layer.id: checks.archive_is_sound(files, archive) for layer, archive in _built(context, store)})
+    return _verdict(
+        {
+            layer.id: checks.archive_is_sound(files, archive, _memory(store, layer))
+            for layer, archive in _built(context, store)
+        }
+    )
 
 
 @dg.asset_check(
@@ -47,12 +53,19 @@ def archive_is_sound(context: dg.AssetCheckExecutionContext, store: StoreResourc
 def nothing_raw_is_shown(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg.AssetCheckResult:
     """Compare every tile of the run's layer with its released features."""
     files = _files(store)
-    found = {layer.id: checks.nothing_raw_is_shown(files, built, layer) for layer, built in _built(context, store)}
+    found = {
+        layer.id: checks.nothing_raw_is_shown(files, built, layer, _memory(store, layer))
+        for layer, built in _built(context, store)
+    }
     return _verdict(found)
 
 
 def _files(store: StoreResource) -> FileStore:
     return FileStore.open_default(store.settings)
+
+
+def _memory(store: StoreResource, layer: Layer) -> PartMemory:
+    return PartMemory.load(memory_file(store.settings, layer.id))
 
 
 def _layers(context: dg.AssetCheckExecutionContext, store: StoreResource) -> list[Layer]:

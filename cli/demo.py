@@ -1,4 +1,4 @@
-"""The demonstration: the whole graph on the samples, then questions whose answers must be found."""
+"""The demonstration: the whole graph on the samples, a year of decisions, and questions whose answers must be found."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import time
 from dataclasses import dataclass
 
 from cli import execution
+from cli.governance import ASSETS, Governed, govern
 from cli.output import err, say
 from cli.session import commit, commit_all
 from stemma.access.principal import local_principal
+from stemma.governance.demonstration.happenings import happenings
 from stemma.knowledge import golden, sources
 from stemma.knowledge.models import Source
 from stemma.knowledge.search import Searcher
@@ -24,16 +26,19 @@ LAYERS = REPOSITORY / "samples" / "maps"
 
 @dataclass(frozen=True, slots=True)
 class DemoReport:
-    """What the demonstration built, asked and recommends to look at."""
+    """What the demonstration built, decided, asked, and recommends to look at."""
 
     outcome: execution.Outcome
+    governed: Governed
     answers: tuple[golden.Answer, ...]
     summary: str
     where_to_look: tuple[tuple[str, str], ...]
 
 
 def run_demo(settings: Settings, database: Database) -> DemoReport:
-    """Register the samples and their map layers, materialize everything, ask the sample questions."""
+    """Register the samples and their map layers, materialize everything, decide the sample year, ask the sample
+    questions.
+    """
     started = time.monotonic()
     say(f"Everything is kept in {settings.home}", console=err)
     with database.snapshot() as connection:
@@ -41,14 +46,20 @@ def run_demo(settings: Settings, database: Database) -> DemoReport:
     if not known:
         commit(settings, database, lambda connection: sources.register(connection, local_principal(), SAMPLES))
     _add_layers(settings, database)
-    outcome = execution.materialize(settings, database, "*")
+    # Decisions look for similar cases with the encoder that is made with the index.
+    outcome = execution.materialize(settings, database, f"not {ASSETS}")
+    governed = govern(settings, database, happenings())
     answers = golden.ask(Searcher(database, settings), golden.load_questions())
+    made = [outcome] if governed.made is None else [outcome, governed.made]
     first = sum(answer.rank == 1 for answer in answers)
     return DemoReport(
         outcome=outcome,
+        governed=governed,
         answers=tuple(answers),
         summary=(
-            f"{len(outcome.built)} materializations, {outcome.receipts} receipts, {len(outcome.checks)} checks, "
+            f"{sum(len(each.built) for each in made)} materializations, "
+            f"{sum(each.receipts for each in made):,} receipts, {sum(len(each.checks) for each in made)} checks, "
+            f"{governed.summary.replayed:,} decisions, "
             f"{first} of {len(answers)} questions answered by the first hit, {time.monotonic() - started:.1f} s."
         ),
         where_to_look=(
@@ -56,6 +67,8 @@ def run_demo(settings: Settings, database: Database) -> DemoReport:
             ("see how everything stands", ".venv/bin/stemma status"),
             ("see the map layers", ".venv/bin/stemma maps layers"),
             ("trace the index to its sources", ".venv/bin/stemma receipt show knowledge/search_index"),
+            ("decide what waits for a person", ".venv/bin/stemma decisions review --node finance"),
+            ("see what was learned", ".venv/bin/stemma learning show finance"),
             ("serve the API and the Dagster UI", "make up"),
         ),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -99,6 +100,10 @@ class DisplayedProgress(ProgressLog):
 
     def reporter(self, context: dg.AssetExecutionContext) -> ReportProgress:
         """A callback that drives one bar."""
+        return self.bar()
+
+    def bar(self) -> ReportProgress:
+        """The same for what is no asset."""
         if self._bars.disable:
             return now_and_then(lambda line: say(f"  {line}", console=err))
         bar = self._bars.add_task("", total=None, visible=False)
@@ -135,7 +140,7 @@ def select(graph: dg.Definitions, selection: str) -> list[dg.AssetKey]:
     asset_graph = graph.resolve_asset_graph()
     try:
         everything = dg.AssetSelection.all()
-        wanted = everything if selection == "*" else dg.AssetSelection.from_string(selection)
+        wanted = everything if selection == "*" else _parsed(selection)
         chosen = wanted.resolve(asset_graph)
     except Exception as error:
         raise InvalidInput(
@@ -151,6 +156,13 @@ def select(graph: dg.Definitions, selection: str) -> list[dg.AssetKey]:
             "asset_unknown", f"No asset matches {selection!r}.", field="SELECTION", hint=f"There are: {known}."
         )
     return ordered
+
+
+def _parsed(selection: str) -> dg.AssetSelection:
+    with warnings.catch_warnings():
+        # The parser sets a beta parameter of its own accord.
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        return dg.AssetSelection.from_string(selection)
 
 
 def plan(
@@ -235,6 +247,13 @@ def _bars() -> Iterator[Progress]:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
         yield bars
+
+
+@contextlib.contextmanager
+def shown_progress() -> Iterator[ReportProgress]:
+    """A callback that drives a bar of its own, for work outside of the graph."""
+    with _bars() as bars:
+        yield DisplayedProgress(bars).bar()
 
 
 def materialize(settings: Settings, database: Database, selection: str, partition: str | None = None) -> Outcome:

@@ -41,8 +41,11 @@ def materialize(
 
 
 def demo(as_json: Json = False) -> None:
-    """Materialize the whole graph on the samples, run every check, and show what was built and where to look."""
+    """Materialize the whole graph on the samples, decide a year of sample events, run every check, and show what came
+    of it and where to look.
+    """
     from cli.demo import run_demo
+    from cli.governance import print_governed
     from stemma.store.settings import begin, load_settings
 
     begin(load_settings())
@@ -53,6 +56,9 @@ def demo(as_json: Json = False) -> None:
         print_json(report)
         return
     print_outcome(report.outcome)
+    if report.governed.made is not None:
+        print_outcome(report.governed.made)
+    print_governed(report.governed)
     print_table(
         "Questions asked of the index",
         ("question", "hit", "first hit from"),

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from api.access import allow
 from api.bodies import RequestBody
 from api.deps import DatabaseDep, LedgerDep, PageDep
-from api.idempotency import OnceDep
+from api.idempotency import OnceAtCommitDep, OnceDep
 from api.limits import limited
 from api.openapi import problems
 from api.routers import API
@@ -267,7 +267,7 @@ def replay(
 )
 async def decide(
     principal: Annotated[Principal, allow("decide:write")],
-    once: OnceDep,
+    once: OnceAtCommitDep,
     decider: DeciderDep,
     ledger: LedgerDep,
     node: Annotated[str, Path(max_length=63, examples=["finance"])],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,10 @@ from stemma.maps.archive_check import check_entries, check_header, read_entries
 from stemma.maps.continuity import Complete, Continuity, Level
 from stemma.maps.findings import Findings, Problem
 from stemma.maps.grid import first_tile_id
-from stemma.maps.pmtiles import Archive, Directory
+from stemma.maps.part_memory import PartMemory
+from stemma.maps.pmtiles import CONTENT_LIMIT, Archive, Directory
 from stemma.maps.point_tiles import TILE_BYTES
 from stemma.maps.tile_check import Declared, Shown, TileChecker, TileName
-
-_CONTENT_LIMIT = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,14 @@ class Report:
     omitted: int
 
 
-def check(path: Path, *, tile_bytes: int = TILE_BYTES, sample: int | None = None) -> Report:
+def check(
+    path: Path, *, tile_bytes: int = TILE_BYTES, sample: int | None = None, memory: PartMemory | None = None
+) -> Report:
     """Check an archive; `tile_bytes` is the budget of a stored tile, `sample` how many tiles to decode at most.
 
-    With a sample, every n-th tile is read and what holds across tiles is not looked at. Raises NotFound, and
-    InvalidInput(archive_invalid) for what is no PMTiles v3 archive at all.
+    With a sample, every n-th tile is read and what holds across tiles is not looked at. What `memory` has is not
+    decoded again, but checked as the rest is. Raises NotFound, and InvalidInput(archive_invalid) for what is no
+    PMTiles v3 archive at all.
     """
     findings = Findings()
     with Archive(path) as archive:
@@ -73,7 +76,7 @@ def check(path: Path, *, tile_bytes: int = TILE_BYTES, sample: int | None = None
             findings.add("tile_over_budget", told)
         total = int(entries.runs.sum())
         step = max(1, -(-total // sample)) if sample else 1
-        checked = _Checked(archive, entries, findings, step)
+        checked = _Checked(archive, entries, findings, step, memory)
         figures = checked.run()
     largest = int(entries.lengths.max()) if len(entries) else 0
     problems = findings.problems
@@ -83,11 +86,14 @@ def check(path: Path, *, tile_bytes: int = TILE_BYTES, sample: int | None = None
 class _Checked:
     """The tiles of an archive, zoom by zoom from the last, so that memory holds two zooms at most."""
 
-    def __init__(self, archive: Archive, entries: Directory, findings: Findings, step: int) -> None:
+    def __init__(
+        self, archive: Archive, entries: Directory, findings: Findings, step: int, memory: PartMemory | None
+    ) -> None:
         self._archive = archive
         self._entries = entries
         self._findings = findings
         self._step = step
+        self._memory = memory
         self.read = 0
         declared, complete = _described(archive, findings)
         self._complete = {item.layer: item for item in complete}
@@ -117,20 +123,30 @@ class _Checked:
             wanted = range(first + -first % self._step, last, self._step)
             if not wanted:
                 continue
-            content = self._content(int(entries.offsets[place]), int(entries.lengths[place]), TileName(wanted[0]))
+            shown = self._tile(wanted[0], int(entries.offsets[place]), int(entries.lengths[place]))
             self.read += len(wanted)
-            shown = self._tiles.check(wanted[0], content) if content is not None else []
             yield from ((tile_id, item) for tile_id in wanted for item in shown)
 
-    def _content(self, offset: int, length: int, name: TileName) -> bytes | None:
+    def _tile(self, tile_id: int, offset: int, length: int) -> list[Shown]:
         data = self._archive.span(self._archive.header.data_offset + offset, length)
+        known = self._memory.recall(data) if self._memory is not None else None
+        if known is not None:
+            return self._tiles.look(tile_id, known)
+        content = self._content(data, length, TileName(tile_id))
+        if content is None:
+            return []
+        if self._memory is None:
+            return self._tiles.check(tile_id, content)
+        return self._tiles.check(tile_id, content, partial(self._memory.decode, stored=data))
+
+    def _content(self, data: bytes, length: int, name: TileName) -> bytes | None:
         if len(data) < length:
             self._findings.add("tile_missing", f"Tile {name} lies outside the file.")
             return None
         try:
-            return self._archive.content(data, _CONTENT_LIMIT)
+            return self._archive.content(data)
         except compression.TooLong:
-            self._findings.add("tile_over_budget", f"Tile {name} unpacks to more than {_CONTENT_LIMIT:,} bytes.")
+            self._findings.add("tile_over_budget", f"Tile {name} unpacks to more than {CONTENT_LIMIT:,} bytes.")
         except ValueError as error:
             self._findings.add("tile_damaged", f"Tile {name}: {error}")
         return None

@@ -20,6 +20,7 @@ from stemma.maps.check import Report, check
 from stemma.maps.cleaning import Cleaned, is_whole
 from stemma.maps.features import GEOMETRY, ID, to_points
 from stemma.maps.layers import Layer
+from stemma.maps.part_memory import PartMemory
 from stemma.maps.row_ledger import REJECTED
 from stemma.store.files import FileStore
 
@@ -78,14 +79,14 @@ def features_are_sound(files: FileStore, cleaned: Cleaned, layer: Layer) -> Chec
     return CheckResult(tuple(problems), {"features": len(table)})
 
 
-def archive_is_sound(files: FileStore, archive: BuiltArchive) -> CheckResult:
+def archive_is_sound(files: FileStore, archive: BuiltArchive, memory: PartMemory) -> CheckResult:
     """The served archive is the one that was recorded, decodes, keeps its budget, and shows what it declares.
 
-    Of a large archive a sample is decoded.
+    Of a large archive a sample is decoded; parts of tiles that `memory` has are not decoded again.
     """
     total = sum(zoom.tiles for zoom in archive.zooms)
     with files.on_this_machine(archive.path) as path:
-        report = check(path, sample=MOST_DECODED if total > MOST_DECODED else None)
+        report = check(path, sample=MOST_DECODED if total > MOST_DECODED else None, memory=memory)
     problems = [problem.message for problem in report.problems]
     if not is_whole(files, archive.path, archive.sha256):
         problems.insert(0, f"{archive.path} is not the file that was recorded.")
@@ -93,15 +94,18 @@ def archive_is_sound(files: FileStore, archive: BuiltArchive) -> CheckResult:
     return CheckResult(tuple(problems), {**figures, "lost_at_a_zoom": _lost(report)})
 
 
-def nothing_raw_is_shown(files: FileStore, archive: BuiltArchive, layer: Layer) -> CheckResult:
-    """No tile of an incident layer shows a raw coordinate, a rare place or a value that was not released."""
+def nothing_raw_is_shown(files: FileStore, archive: BuiltArchive, layer: Layer, memory: PartMemory) -> CheckResult:
+    """No tile of an incident layer shows a raw coordinate, a rare place or a value that was not released.
+
+    Parts of tiles that `memory` has are not decoded again.
+    """
     rule = layer.gate
     if rule is None:
         return CheckResult((), {"incidents": False})
     with files.open(archive.features_path) as file:
         points = to_points(parquet.read_table(file), layer)
     with files.on_this_machine(archive.path) as path:
-        proof = privacy.prove(path, points, layer.id, rule.level, rule.minimum_count)
+        proof = privacy.prove(path, points, layer.id, rule.level, rule.minimum_count, memory)
     problems = tuple(problem.message for problem in proof.problems)
     return CheckResult(problems, {"incidents": True, "tiles": proof.tiles, "shown": proof.features})
 

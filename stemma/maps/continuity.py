@@ -75,12 +75,16 @@ class Level:
     counted: dict[str, int] = field(default_factory=dict)
     totals: dict[str, dict[int, int]] = field(default_factory=dict)
     points: dict[str, bool] = field(default_factory=dict)
+    _seen: dict[str, Seen] = field(default_factory=dict)
 
     def add(self, tile_id: int, shown: Shown) -> None:
         """Take up what a layer of a tile shows; what is in a tile's buffer belongs to its neighbour."""
         self.points[shown.layer] = self.points.get(shown.layer, True) and shown.points
-        inside = within_tile(shown.bounds)
-        identities, bounds = shown.identities[inside], np.clip(shown.bounds[inside], 0, 1)
+        identities, bounds = shown.identities, shown.bounds
+        inside = within_tile(bounds)
+        if not inside.all():
+            identities, bounds = identities[inside], bounds[inside]
+        bounds = np.clip(bounds, 0, 1)
         self.identities.setdefault(shown.layer, []).append(identities)
         self.bounds.setdefault(shown.layer, []).append(bounds)
         self.tiles.setdefault(shown.layer, []).append(tile_id)
@@ -96,15 +100,22 @@ class Level:
         return self.count.get(layer, 0)
 
     def seen(self, layer: str) -> Seen:
-        """The layer's distinct identities."""
+        """The layer's distinct identities, when all tiles are read."""
+        if layer not in self._seen:
+            self._seen[layer] = self._distinct(layer)
+        return self._seen[layer]
+
+    def _distinct(self, layer: str) -> Seen:
         if layer not in self.identities:
             return Seen(np.zeros(0, np.uint64), np.zeros((0, 4)))
         together = np.concatenate(self.identities[layer])
-        order = np.argsort(together, kind="stable")
+        order = np.argsort(together)
         ordered, bounds = together[order], self._in_world(layer)[order]
         if not len(ordered):
             return Seen(ordered, bounds)
         starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+        if len(starts) == len(ordered):
+            return Seen(ordered, bounds)
         low, high = (
             reduce.reduceat(bounds[:, columns], starts, axis=0)
             for reduce, columns in ((np.minimum, slice(0, 2)), (np.maximum, slice(2, 4)))
@@ -155,17 +166,14 @@ class Continuity:
         last = self._last.setdefault(layer, seen)
         if last is seen or not len(last.identities):
             return
-        places = np.minimum(np.searchsorted(last.identities, seen.identities), len(last.identities) - 1)
-        known = last.identities[places] == seen.identities
         pixels = _POINT_PIXELS if level.points[layer] else _SHAPE_PIXELS
         slack = pixels / (EXTENT << level.zoom)
-        now, then = seen.bounds[known], last.bounds[places[known]]
-        outside = (now[:, :2] < then[:, :2] - slack).any(axis=1) | (now[:, 2:] > then[:, 2:] + slack).any(axis=1)
+        identities, now, then = _in_both(seen, last)
+        west, north, east, south = (now - then).T
+        outside = (west < -slack) | (north < -slack) | (east > slack) | (south > slack)
         for place in np.flatnonzero(outside)[:_EXAMPLES].tolist():
             where = f"at zoom {level.zoom} where it is not in the last zoom"
-            self._findings.add(
-                "tile_misplaced", f"Layer {layer}: feature {seen.identities[known][place]} lies {where}."
-            )
+            self._findings.add("tile_misplaced", f"Layer {layer}: feature {identities[place]} lies {where}.")
 
     def _compare_ids(self, level: Level, complete: Complete) -> None:
         """Shapes are in several tiles and never counted: each zoom has to show every id."""
@@ -211,9 +219,19 @@ class Continuity:
         return f"; not {', '.join(map(str, missing))}" if len(missing) else ""
 
 
+def _in_both(seen: Seen, last: Seen) -> tuple[NDArray[np.uint64], Floats, Floats]:
+    """The identities that two zooms have in common, and their bounds in each."""
+    if np.array_equal(seen.identities, last.identities):
+        return seen.identities, seen.bounds, last.bounds
+    places = np.minimum(np.searchsorted(last.identities, seen.identities), len(last.identities) - 1)
+    known = last.identities[places] == seen.identities
+    return seen.identities[known], seen.bounds[known], last.bounds[places[known]]
+
+
 def within_tile(bounds: Floats) -> NDArray[np.bool_]:
     """Which bounds, in shares of a tile, are not only in its buffer: a shape ends where the next tile begins."""
-    return np.asarray((bounds[:, :2] < 1).all(axis=1) & (bounds[:, 2:] >= 0).all(axis=1))
+    west, north, east, south = bounds.T
+    return np.asarray((west < 1) & (north < 1) & (east >= 0) & (south >= 0))
 
 
 def _ids(level: Level, layer: str) -> Integers:

@@ -9,16 +9,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+from google.protobuf.unknown_fields import UnknownFieldSet
+from numpy.typing import NDArray
 
 from stemma.maps.mvt import Value
 from stemma.maps.varints import Integers
 
 POINT, LINE, POLYGON = 1, 2, 3
 _MOVE_TO, _LINE_TO, _CLOSE = 1, 2, 7
+_MOVE_TO_ONE = 9
+_MOST_DISTINCT = 1 << 31
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _VALUES = ("string_value", "float_value", "double_value", "int_value", "uint_value", "sint_value", "bool_value")
@@ -38,8 +43,23 @@ class Damaged(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class PointFeatures:
+    """Features that are all single points with ids: `places` are (x, y) in tile units.
+
+    `tags` are the distinct pairs of key and value that any of them has, as numbers in the tables of the layer.
+    """
+
+    ids: NDArray[np.uint64]
+    places: Integers
+    tags: Integers
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer of a tile; `features` are the parser's messages (id, tags, type, geometry)."""
+    """One layer of a tile; `features` are the parser's messages (id, tags, type, geometry), `points` further ones."""
 
     name: str
     version: int
@@ -47,6 +67,10 @@ class Layer:
     keys: tuple[str, ...]
     values: tuple[Value, ...]
     features: Sequence[Any]
+    points: Sequence[PointFeatures] = ()
+
+    def __len__(self) -> int:
+        return len(self.features) + sum(map(len, self.points))
 
     def attributes(self, feature: Any) -> dict[str, Value]:
         """What a feature says; raises Damaged where its tags do not fit the tables."""
@@ -58,10 +82,17 @@ class Layer:
         except IndexError as error:
             raise Damaged("A feature points outside the tables of its layer.") from error
 
+    def tags(self) -> Integers:
+        """The pairs of key and value of all features, as numbers in the tables; raises as `attributes` does."""
+        pairs = np.concatenate([_tags(self.features), *(of_points.tags for of_points in self.points)])
+        if len(pairs) and (pairs[:, 0].max() >= len(self.keys) or pairs[:, 1].max() >= len(self.values)):
+            raise Damaged("A feature points outside the tables of its layer.")
+        return pairs
+
 
 def decode(content: bytes) -> list[Layer]:
     """The layers of a tile; raises Damaged for what is no vector tile."""
-    tile: Any = _tile_type()()
+    tile: Any = _message_type("Tile")()
     try:
         tile.ParseFromString(content)
     except message.DecodeError as error:
@@ -77,6 +108,49 @@ def decode(content: bytes) -> list[Layer]:
         )
         for layer in tile.layers
     ]
+
+
+def decode_points(content: bytes) -> PointFeatures | None:
+    """Features of a layer that stand one after the other; None where something else is there, or is no such point."""
+    found: Any = _message_type("Features")()
+    try:
+        found.ParseFromString(content)
+    except message.DecodeError:
+        return None
+    features = found.features
+    places = single_points(features)
+    if places is None or len(UnknownFieldSet(found)) or not all(feature.HasField("id") for feature in features):
+        return None
+    ids = np.fromiter((feature.id for feature in features), np.uint64, len(features))
+    try:
+        tags = _tags(features)
+    except Damaged:
+        return None
+    return PointFeatures(ids, places, distinct(tags)) if tags.max(initial=0) < _MOST_DISTINCT else None
+
+
+def distinct(pairs: Integers) -> Integers:
+    """The distinct pairs of numbers below 2^31."""
+    joined = np.unique(pairs[:, 0] << 32 | pairs[:, 1])
+    return np.stack((joined >> 32, joined & 0xFFFFFFFF), axis=1)
+
+
+def single_points(features: Sequence[Any]) -> Integers | None:
+    """Where features lie that are all single points, without looking at each in turn; None for others."""
+    geometries = [feature.geometry for feature in features]
+    if any(len(geometry) != 3 for geometry in geometries) or any(feature.type != POINT for feature in features):
+        return None
+    commands, x, y = np.fromiter(chain.from_iterable(geometries), np.int64).reshape(-1, 3).T
+    if (commands != _MOVE_TO_ONE).any():
+        return None
+    return np.stack((x >> 1 ^ -(x & 1), y >> 1 ^ -(y & 1)), axis=1)
+
+
+def _tags(features: Sequence[Any]) -> Integers:
+    tags = [feature.tags for feature in features]
+    if any(len(of_feature) % 2 for of_feature in tags):
+        raise Damaged("A feature has a key without a value.")
+    return np.fromiter(chain.from_iterable(tags), np.int64).reshape(-1, 2)
 
 
 def _value(value: Any) -> Value:
@@ -141,8 +215,14 @@ def _steps(commands: list[int], kind: int) -> tuple[Integers, list[int]]:
 
 
 @cache
-def _tile_type() -> type[message.Message]:
-    """The message type `vector_tile.Tile` of the specification, made here: no generated code is kept."""
+def _message_type(name: str) -> type[message.Message]:
+    """A message type: `Tile` of the specification, or `Features`, which is a layer that has nothing else."""
+    return message_factory.GetMessageClass(_types().FindMessageTypeByName(f"stemma.vector_tile.{name}"))
+
+
+@cache
+def _types() -> descriptor_pool.DescriptorPool:
+    """The specification's types, made here: no generated code is kept."""
     file = descriptor_pb2.FileDescriptorProto(name="stemma/vector_tile.proto", package="stemma.vector_tile")
     value = file.message_type.add(name="Value")
     for number, (name, kind) in enumerate(zip(_VALUES, _KINDS, strict=True), start=1):
@@ -165,6 +245,8 @@ def _tile_type() -> type[message.Message]:
     layer.field.add(name="keys", number=3, type=_Field.TYPE_STRING, label=_Field.LABEL_REPEATED)
     layer.field.add(name="extent", number=5, type=_Field.TYPE_UINT32, label=_Field.LABEL_OPTIONAL, default_value="4096")
     layer.field.add(name="version", number=15, type=_Field.TYPE_UINT32, label=_Field.LABEL_REQUIRED)
+    features = file.message_type.add(name="Features")
+    features.field.append(layer.field[1])
     tile = file.message_type.add(name="Tile")
     tile.field.add(
         name="layers",
@@ -175,4 +257,4 @@ def _tile_type() -> type[message.Message]:
     )
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("stemma.vector_tile.Tile"))
+    return pool

@@ -17,6 +17,7 @@ from stemma.maps.check import Report, check
 from stemma.maps.features import clean, to_points
 from stemma.maps.layers import Layer, load_layer
 from stemma.maps.origins import opened
+from stemma.maps.part_memory import PartMemory
 from stemma.maps.row_ledger import RowLedger
 from stemma.maps.shape_tiles import build_shapes
 from stemma.maps.sources import read
@@ -69,18 +70,18 @@ def provenance_of(layer: Layer, inputs: tuple[Input, ...], asset: str = "", part
     return Provenance(layer.title, asset, partition, inputs, layer.licence, layer.attribution, layer.description)
 
 
-def verified(path: Path, features: pa.Table, layer: Layer) -> Report:
-    """Check a new archive, also against the layer's privacy rule.
+def verified(path: Path, features: pa.Table, layer: Layer, memory: PartMemory | None = None) -> Report:
+    """Check a new archive, also against the layer's privacy rule; parts that `memory` has are not decoded again.
 
     Raises CheckFailed(archive_unsound, privacy_unproven), whose message is the first problem.
     """
-    report = check(path)
+    report = check(path, memory=memory)
     if not report.clean:
         raise CheckFailed("archive_unsound", f"The new archive does not hold: {report.problems[0].message}")
     rule = layer.gate
     if rule is not None:
         points = to_points(features, layer)
-        proof = privacy.prove(path, points, layer.id, rule.level, rule.minimum_count)
+        proof = privacy.prove(path, points, layer.id, rule.level, rule.minimum_count, memory)
         if not proof.holds:
             raise CheckFailed("privacy_unproven", f"The new archive shows too much: {proof.problems[0].message}")
     return report

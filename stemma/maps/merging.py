@@ -15,8 +15,6 @@ from stemma.maps.building import Provenance, metadata
 from stemma.maps.pmtiles import Archive, ArchiveWriter, Header
 from stemma.maps.point_tiles import TILE_BYTES
 
-_CONTENT_LIMIT = 64 << 20
-
 
 def merge(path: Path, archives: Sequence[Path], provenance: Provenance, tile_bytes: int = TILE_BYTES) -> Header:
     """Write one archive with the layers of several, in the order given.
@@ -52,7 +50,7 @@ def _together(parts: Sequence[tuple[Archive, bytes]]) -> bytes:
     """One tile of several; a single one of ours stays as it is."""
     if len(parts) == 1 and compression.is_gzip(parts[0][1]):
         return parts[0][1]
-    return compression.compress(b"".join(archive.content(data, _CONTENT_LIMIT) for archive, data in parts))
+    return compression.compress(b"".join(archive.content(data) for archive, data in parts))
 
 
 def _refuse_twice(names: Sequence[str]) -> None:

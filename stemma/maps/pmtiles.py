@@ -31,6 +31,8 @@ HEADER_BYTES = 127
 ROOT_BYTES = 16_384
 NONE, GZIP = 1, 2
 MVT = 1
+CONTENT_LIMIT = 64 << 20
+"""No tile that anybody draws is larger without its compression (bytes)."""
 
 _HEADER = struct.Struct("<7sB8Q3Q3B3B4iB2i")
 _LEAF_ENTRIES = 4096
@@ -240,7 +242,7 @@ class Archive:
             for tile_id in range(first, first + int(entries.runs[place])):
                 yield tile_id, data
 
-    def content(self, data: bytes, limit: int) -> bytes:
+    def content(self, data: bytes, limit: int = CONTENT_LIMIT) -> bytes:
         """A tile without its compression; raises ValueError, and `compression.TooLong` over `limit` bytes."""
         return _uncompressed(data, self.header.tile_compression, limit)
 

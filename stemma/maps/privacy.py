@@ -16,10 +16,11 @@ import numpy as np
 from stemma.errors import InvalidInput
 from stemma.maps import grid
 from stemma.maps.cells import COUNT, TOP, counted_as
-from stemma.maps.decoding import Layer, decode, parts
+from stemma.maps.decoding import Layer, decode, distinct, parts, single_points
 from stemma.maps.findings import Findings, Problem
 from stemma.maps.grid import Floats, Positions
 from stemma.maps.mvt import Value
+from stemma.maps.part_memory import PartMemory
 from stemma.maps.pmtiles import Archive
 from stemma.maps.points import Points
 from stemma.maps.varints import Integers
@@ -35,7 +36,6 @@ DENIED = words(
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _LONG_WORDS = 8
 _DISTINCT_SHARE = 0.2
-_CONTENT_LIMIT = 64 << 20
 
 
 def sounds_personal(column: str) -> bool:
@@ -107,18 +107,22 @@ class Proof:
         return not self.problems
 
 
-def prove(path: Path, released: Points, layer: str, level: int, minimum: int) -> Proof:
+def prove(
+    path: Path, released: Points, layer: str, level: int, minimum: int, memory: PartMemory | None = None
+) -> Proof:
     """Prove that an archive shows the released incidents and nothing else.
 
     Released places are centres of cells of the quadtree's `level`, each shared by at least `minimum` incidents. Every
     feature of every tile lies on one of them and says nothing but released values of released attributes; every cell
-    counts at least `minimum`. So no raw coordinate and no denied value is in any tile.
+    counts at least `minimum`. So no raw coordinate and no denied value is in any tile. What `memory` has is not decoded
+    again, but compared as the rest is.
     """
     findings = Findings()
     _prove_places(released, level, minimum, findings)
     values = {column.name: set(column.values) for column in released.columns}
     counts = {counted_as(column.name, value) for column in released.columns for value in column.values} | {COUNT}
     all_values = set().union(*values.values()) if values else set()
+    places = distinct(np.stack((released.x, released.y), axis=1).astype(np.int64))
     tiles = features = 0
     with Archive(path) as archive:
         declared = archive.metadata().get("vector_layers", [])
@@ -126,14 +130,21 @@ def prove(path: Path, released: Points, layer: str, level: int, minimum: int) ->
             findings.add("attribute_unreleased", f"The metadata name a field {field}.")
         for tile_id, data in archive.stored():
             tiles += 1
-            for found in decode(archive.content(data, _CONTENT_LIMIT)):
-                features += len(found.features)
+            for found in _layers(archive, data, memory):
+                features += len(found)
                 if found.name == layer:
                     _prove_values(found, values, findings)
-                    _prove_positions(found, tile_id, released, findings)
+                    _prove_positions(found, tile_id, places, findings)
                 else:
                     _prove_cells(found, counts, all_values, minimum, findings)
     return Proof(tiles, features, findings.problems)
+
+
+def _layers(archive: Archive, stored: bytes, memory: PartMemory | None) -> list[Layer]:
+    if memory is None:
+        return decode(archive.content(stored))
+    known = memory.recall(stored)
+    return memory.decode(archive.content(stored), stored) if known is None else known
 
 
 def _prove_places(released: Points, level: int, minimum: int, findings: Findings) -> None:
@@ -148,30 +159,35 @@ def _prove_places(released: Points, level: int, minimum: int, findings: Findings
 
 
 def _prove_values(found: Layer, values: Mapping[str, set[Value]], findings: Findings) -> None:
-    for feature in found.features:
-        for key, value in found.attributes(feature).items():
-            if value not in values.get(key, ()):
-                findings.add("value_unreleased", f"A tile says {key} with a value that was not released.")
+    for key, value in distinct(found.tags()).tolist():
+        if found.values[value] not in values.get(found.keys[key], ()):
+            findings.add("value_unreleased", f"A tile says {found.keys[key]} with a value that was not released.")
 
 
-def _prove_positions(found: Layer, tile_id: int, released: Points, findings: Findings) -> None:
+def _prove_positions(found: Layer, tile_id: int, released: Integers, findings: Findings) -> None:
     zoom = grid.zoom_of(tile_id)
     column, row = (int(place[0]) for place in grid.tiles(zoom, np.array([tile_id])))
-    places = np.concatenate([path for feature in found.features for path in parts(feature)])
-    shown = _joined(places[:, 0] + (column << grid.EXTENT_BITS), places[:, 1] + (row << grid.EXTENT_BITS))
-    shift = grid.LEVELS - zoom - grid.EXTENT_BITS
-    if not np.isin(shown, _joined(released.x >> shift, released.y >> shift)).all():
+    places = single_points(found.features)
+    if places is None:
+        places = np.concatenate([path for feature in found.features for path in parts(feature)])
+    places = np.concatenate([places, *(of_points.places for of_points in found.points)])
+    shown = _joined(places + (np.array([column, row]) << grid.EXTENT_BITS))
+    allowed = np.unique(_joined(released >> grid.LEVELS - zoom - grid.EXTENT_BITS))
+    nearest = np.minimum(np.searchsorted(allowed, shown), len(allowed) - 1)
+    if not len(allowed) or (allowed[nearest] != shown).any():
         findings.add("coordinate_raw", f"A tile of zoom {zoom} shows a place that was not released.")
 
 
-def _joined(x: Integers | Positions, y: Integers | Positions) -> Integers:
-    return np.asarray(x, np.int64) << 32 | np.asarray(y, np.int64)
+def _joined(places: Integers) -> Integers:
+    joined: Integers = places[:, 0] << 32 | places[:, 1]
+    return joined
 
 
 def _prove_cells(found: Layer, counts: set[str], values: Iterable[Value], minimum: int, findings: Findings) -> None:
     for feature in found.features:
         said = found.attributes(feature)
-        if said.get(COUNT, 0) < minimum:  # type: ignore[operator]  # counts are numbers; text raises as it should
+        count = said.get(COUNT)
+        if not isinstance(count, int) or count < minimum:
             findings.add("place_rare", f"A cell counts fewer than {minimum} incidents.")
         if said.keys() - counts - {TOP} or (TOP in said and said[TOP] not in values):
             findings.add("value_unreleased", "A cell says something else than counts.")

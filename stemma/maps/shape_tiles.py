@@ -36,7 +36,6 @@ _OPTIONS = (
     *("--no-tiny-polygon-reduction", "--drop-smallest-as-needed"),
 )
 _BATCH = 10_000
-_CONTENT_LIMIT = 64 << 20
 _SAID = 300
 
 
@@ -109,7 +108,7 @@ def _copied(tiled: Archive, writer: ArchiveWriter) -> dict[int, _Zoom]:
     zooms: dict[int, _Zoom] = {}
     for tile_id, data in tiled.stored():
         writer.add(tile_id, data)
-        content = tiled.content(data, _CONTENT_LIMIT)
+        content = tiled.content(data)
         zoom = zooms.setdefault(grid.zoom_of(tile_id), _Zoom(set()))
         zoom.ids.update(_shown(content))
         zoom.tiles += 1

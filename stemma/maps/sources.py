@@ -16,6 +16,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -37,7 +38,7 @@ _MEMBERS = 1000
 _SHAPEFILE = (".shp", ".shx", ".dbf", ".prj", ".cpg")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SourceFile:
     """A file of a layer; `partition` is its month (`2020-01`), or empty."""
 
@@ -52,7 +53,7 @@ class SourceFile:
         beside = (item for item in self.path.parent.iterdir() if item.stem == self.path.stem)
         return tuple(sorted(item for item in beside if item.suffix.lower() in _SHAPEFILE))
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[Input, ...]:
         """Its parts by name, with the SHA-256 of their bytes."""
         return tuple(Input(part.name, _sha256(part)) for part in self.parts)

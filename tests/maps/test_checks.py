@@ -16,6 +16,7 @@ from stemma.maps import checks, layer_build
 from stemma.maps.catalog import BuiltArchive, RegisteredLayer
 from stemma.maps.cleaning import Cleaned, clean_layer, get_cleaned
 from stemma.maps.layers import Layer, parse_layer
+from stemma.maps.part_memory import PartMemory
 from stemma.maps.tiling import build_archive
 from stemma.store.files import FileStore
 from stemma.store.settings import Settings
@@ -51,8 +52,8 @@ class Kept:
         return [
             checks.rows_reconcile(self.files, self.cleaned).passed,
             checks.features_are_sound(self.files, self.cleaned, self.layer).passed,
-            checks.archive_is_sound(self.files, self.archive).passed,
-            checks.nothing_raw_is_shown(self.files, self.archive, self.layer).passed,
+            checks.archive_is_sound(self.files, self.archive, PartMemory()).passed,
+            checks.nothing_raw_is_shown(self.files, self.archive, self.layer, PartMemory()).passed,
         ]
 
     def rewrite(self, change: Callable[[pa.Table], pa.Table]) -> None:
@@ -72,7 +73,7 @@ def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Kept:
     cleaned, new = clean_layer(files, registered, Settings())
     assert new and clean_layer(files, registered, Settings()) == (cleaned, False)
     assert get_cleaned(files, "crimes") == cleaned
-    return Kept(files, LAYER, cleaned, build_archive(files, LAYER, cleaned, None, "run").archive)
+    return Kept(files, LAYER, cleaned, build_archive(files, LAYER, cleaned, None, "run", PartMemory()).archive)
 
 
 def test_what_was_just_built_holds(kept: Kept) -> None:
@@ -95,7 +96,7 @@ def test_an_id_that_came_twice_or_a_column_too_many_is_unsound(kept: Kept) -> No
 def test_a_damaged_archive_is_found(kept: Kept) -> None:
     data = kept.files.read(kept.archive.path)
     kept.files.write(kept.archive.path, data[:-100])
-    found = checks.archive_is_sound(kept.files, kept.archive)
+    found = checks.archive_is_sound(kept.files, kept.archive, PartMemory())
     assert not found.passed and "not the file that was recorded" in found.problems[0] and len(found.problems) > 1
 
 
@@ -104,8 +105,8 @@ def test_an_archive_of_other_places_shows_too_much(kept: Kept, tmp_path: Path) -
     (tmp_path / "crimes.csv").write_text("\n".join(["lon,lat,type", *ROWS, "-0.3,51.7,Theft"]))
     registered = RegisteredLayer(loose, tmp_path, "everyone", datetime.now(UTC), "local:me")
     raw, _ = clean_layer(kept.files, registered, Settings())
-    archive = build_archive(kept.files, loose, raw, None, "run").archive
-    assert not checks.nothing_raw_is_shown(kept.files, archive, LAYER).passed
+    archive = build_archive(kept.files, loose, raw, None, "run", PartMemory()).archive
+    assert not checks.nothing_raw_is_shown(kept.files, archive, LAYER, PartMemory()).passed
     with pytest.raises(CheckFailed) as caught, kept.files.on_this_machine(archive.path) as path:
         layer_build.verified(path, raw.features.read(kept.files), LAYER)
     assert caught.value.code == "privacy_unproven"

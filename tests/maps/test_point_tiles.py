@@ -30,7 +30,7 @@ def decoded(path: Path) -> list[tuple[int, int, dict[str, Any]]]:
             (
                 grid.zoom_of(tile_id),
                 tile_id,
-                mapbox_vector_tile.decode(archive.content(data, 1 << 24)),
+                mapbox_vector_tile.decode(archive.content(data)),
             )
             for tile_id, data in archive.stored()
         ]

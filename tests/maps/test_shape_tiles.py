@@ -72,7 +72,7 @@ def shown(path: Path) -> list[dict[str, Any]]:
     found = {}
     with Archive(path) as archive:
         *_, (_, data) = archive.stored()
-        for of_tile in decode(archive.content(data, 1 << 24)):
+        for of_tile in decode(archive.content(data)):
             found |= {feature.id: of_tile.attributes(feature) for feature in of_tile.features}
     return [found[number] for number in sorted(found)]
 
@@ -120,7 +120,7 @@ def test_neighbours_share_their_borders_in_every_zoom(built: tuple[Path, Built])
     """The area of all together is the sum of areas: simplification opened no gap and made no overlap."""
     with Archive(built[0]) as archive:
         for _, data in archive.stored():
-            for of_tile in decode(archive.content(data, 1 << 24)):
+            for of_tile in decode(archive.content(data)):
                 rings = [shapely.Polygon(ring) for feature in of_tile.features for ring in parts(feature)]
                 assert sum(ring.area for ring in rings) == pytest.approx(shapely.union_all(rings).area, rel=1e-3)
 

@@ -99,11 +99,12 @@ class Decider:
         self._in_force: dict[str, tuple[str, str | None]] = {}
 
     def decide(self, principal: Principal, node: str, event: NewEvent | UUID) -> Change[Decision]:
-        """Decide about an event at a node: one that was recorded, or a new one, which is recorded with the decision.
+        """Decide about an event at a node: one that was recorded, or a new one, which is recorded with the decision and
+        whose id must be new.
 
         Raises Forbidden; NotFound for a node, policy or event that is not there; InvalidInput for an event that the
-        node does not decide, or that cannot be recorded. What the change's commit raises `NodeStopped` for is to be
-        decided again.
+        node does not decide, or that cannot be recorded. The commit raises Conflict where a new event's id was recorded
+        before, and `NodeStopped` for what is to be decided again.
         """
         principal.require(PERMISSION)
         check_name(node, field="node")
@@ -119,7 +120,7 @@ class Decider:
         if isinstance(asked, UUID):
             event = catalog.get_event(connection, asked)
         else:
-            recorded = recording.record(connection, principal, [asked])
+            recorded = recording.record(connection, principal, [asked], look=False)
             (event,) = recorded.result(())
         known = self._known(connection, node, event)
         stopped = known.found.either(flags.STOPPED)

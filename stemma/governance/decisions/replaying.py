@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from uuid import UUID
 
 from stemma.governance import policies
 from stemma.governance.decisions.catalog import each_decision, get_decision
-from stemma.governance.decisions.judging import judge
+from stemma.governance.decisions.judging import judge, rested
 from stemma.governance.decisions.model import Decision
 from stemma.governance.evaluation import Applicable, Verdict
 from stemma.governance.learning.drawing import Draw
@@ -48,7 +49,11 @@ def replay_all(connection: Connection, *, node: str | None = None) -> Replayed:
 
 
 def _differs(decision: Decision, policy: Applicable) -> bool:
-    """Whether the verdict is another, or the recorded seed and propensities draw another variant."""
+    """Whether the verdict is another, the policy or the context is not the one whose hash was recorded, or the recorded
+    seed and propensities draw another variant.
+    """
     verdict = judge(policy, decision.event, decision.context, decision.variant)
+    context = hashlib.sha256(rested(decision.event, decision.context).content).hexdigest()
     drawn = Draw.of_content(decision.draw).again if decision.draw else BASELINE
-    return (verdict.sha256, drawn) != (decision.verdict_sha256, decision.variant)
+    recorded = (decision.verdict_sha256, decision.policy_sha256, decision.context_sha256, decision.variant)
+    return (verdict.sha256, policy.sha256, context, drawn) != recorded

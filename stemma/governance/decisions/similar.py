@@ -22,7 +22,8 @@ from stemma.knowledge.onnx_query import QueryEncoder, open_query_encoder, query_
 from stemma.store.database import Connection
 from stemma.store.settings import Settings
 
-_KEPT: Final = 2_048
+_KEPT: Final = 8_192
+"""Vectors, of about 4 kB each."""
 _MAX_TEXT: Final = 2_000
 _KNOWN: Final = """
     SELECT embedding::text FROM decision_embeddings WHERE text_sha256 = %s AND model_key = %s LIMIT 1

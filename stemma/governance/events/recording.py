@@ -57,9 +57,12 @@ _INSERT: Final = """
 """
 
 
-def record(connection: Connection, principal: Principal, events: Sequence[NewEvent]) -> Change[tuple[Event, ...]]:
+def record(
+    connection: Connection, principal: Principal, events: Sequence[NewEvent], *, look: bool = True
+) -> Change[tuple[Event, ...]]:
     """Record 1 to `MAX_EVENTS` events, with one entry in the chain `events`; those that are there already, with the
-    same content, stay as they are. The result has all of them, in the order in which they were given.
+    same content, stay as they are. The result has all of them, in the order in which they were given. Who knows that
+    none is there need not `look`; the commit refuses one that is.
 
     Raises Forbidden; InvalidInput that names the place of the first that is wrong, such as `/events/3/data/amount`;
     TooLarge; Conflict where an id belongs to an event with other content.
@@ -69,7 +72,7 @@ def record(connection: Connection, principal: Principal, events: Sequence[NewEve
         what = f"{len(events):,} events were given; 1 to {MAX_EVENTS:,} are recorded together."
         raise InvalidInput("events_invalid", what, field="events", hint="Send them in parts.")
     now = datetime.now(UTC)
-    known = find_events(connection, {event.id for event in events})
+    known = find_events(connection, {event.id for event in events}) if look else {}
     types = _Types(connection)
     found: dict[UUID, Event] = dict(known)
     new: list[tuple[Event, bytes]] = []

@@ -85,15 +85,19 @@ def savings(connection: Connection, node: Node, *, metric: str, last: int) -> Sa
     model can be made.
     """
     policy = policies.load(connection, reference(connection, node))
-    found = cases(connection, node, policy, metric=metric, last=last)
+    return savings_of(cases(connection, node, policy, metric=metric, last=last), node=node.name, metric=metric)
+
+
+def savings_of(found: Sequence[Case], *, node: str, metric: str) -> Savings:
+    """What these decisions of a node gave and saved; raises Conflict as `savings` does."""
     known = [case for case in found if case.value is not None]
     if len(known) < _FEWEST:
-        what = f"{len(known)} outcomes say {metric} of what {node.name} gave; it takes {_FEWEST}."
+        what = f"{len(known)} outcomes say {metric} of what {node} gave; it takes {_FEWEST}."
         raise Conflict("too_few_outcomes", what, field="metric")
     given = sum(case.done is Done.GIVEN for case in found)
     overlap = sum(not case.alone and case.chance > 0.0 for case in found)
     return Savings(
-        node=node.name,
+        node=node,
         metric=metric,
         decisions=len(found),
         observed=Observed(given, float(sum(_value(case) for case in known)), given - len(known)),
