@@ -14,6 +14,7 @@ BENCHMARKS = (
     "ledger",
     "redaction",
     "policy_rules",
+    "hostile_decisions",
     "bandit",
     "savings",
     "decisions",

@@ -55,7 +55,7 @@ _LARGEST: Final[dict[str, Any]] = {
     "ns": [1.0] * MAX_ITEMS,
     "ss": ["a" * MAX_TEXT] * MAX_ITEMS,
 }
-_COSTLY: Final = (
+COSTLY: Final = (
     "ss.all(x, !x.contains(s){})",
     "ss.all(x, size(x) > 1{})",
     "ss.exists_one(x, x == s{})",
@@ -64,7 +64,7 @@ _COSTLY: Final = (
     "s in ss{}",
     "n in [{}]",
 )
-_FILLERS: Final = (
+FILLERS: Final = (
     " || x == s",
     " && x != s",
     " && !x.contains(s)",
@@ -157,9 +157,9 @@ def _hostile() -> tuple[float, float, float]:
     cases = json.loads(_HOSTILE.read_text("utf-8"))
     refused = max(_milliseconds(lambda c=case: _try(spoken.compile, c["unit"] * c["times"])) for case in cases)
     worst, unit = 0.0, 0.0
-    for form in _COSTLY:
-        for filler in _FILLERS:
-            condition = _largest(spoken.compile, form, filler)
+    for form in COSTLY:
+        for filler in FILLERS:
+            condition = largest(spoken.compile, form, filler)
             if condition is None:
                 continue
             condition.ask(values)
@@ -169,7 +169,7 @@ def _hostile() -> tuple[float, float, float]:
     return refused, worst, unit
 
 
-def _largest(compiled: Callable[[str], Condition], form: str, filler: str) -> Condition | None:
+def largest(compiled: Callable[[str], Condition], form: str, filler: str) -> Condition | None:
     """The form with the filler as often as is allowed."""
     found = None
     for times in range(MAX_EXPRESSION // len(filler)):

@@ -5,7 +5,7 @@ A pending approval past its deadline is read as expired, as it will be once it i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -110,16 +110,6 @@ def list_of_subjects(connection: Connection, subjects: Iterable[str], limit: int
         SELECT {_COLUMNS} FROM {_APPROVALS} WHERE subject = ANY(%s) ORDER BY position DESC LIMIT %s
     """
     rows = connection.cursor(row_factory=dict_row).execute(query, (sorted(subjects), limit)).fetchall()
-    return tuple(ApprovalSummary(**_summary(row)) for row in rows)
-
-
-def list_settled(connection: Connection, ids: Sequence[UUID], limit: int = 50) -> tuple[ApprovalSummary, ...]:
-    """Those of these approvals that are pending no longer, the ones that were settled first at the front."""
-    query = f"""
-        SELECT * FROM (SELECT {_COLUMNS} FROM {_APPROVALS} WHERE a.id = ANY(%s)) AS approval
-        WHERE state <> 'pending' ORDER BY settled_at LIMIT %s
-    """
-    rows = connection.cursor(row_factory=dict_row).execute(query, (list(ids), limit)).fetchall()
     return tuple(ApprovalSummary(**_summary(row)) for row in rows)
 
 

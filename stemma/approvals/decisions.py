@@ -74,9 +74,10 @@ def _outcome(approval: Approval, verdict: Verdict) -> State:
 
 
 def _insert(approval_id: UUID, decision: Decision) -> Statement:
+    # Who decides twice at once is refused by the approval's version, with words, before the rows are counted here.
     return Statement(
         "INSERT INTO approval_decisions (approval_id, decided_by, role, verdict, reason, decided_at)"
-        " VALUES (%s, %s, %s, %s, %s, %s)",
+        " VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
         (
             approval_id,
             decision.decided_by,

@@ -9,19 +9,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final
 
 from stemma.errors import InvalidInput
 from stemma.governance.policy import BASELINE, MAX_CONDITIONS, MAX_COST, Level, Policy, Ruling, type_of
 from stemma.governance.yaml_text import Path
 from stemma.ledger.entries import canonical
+from stemma.registry.loading import kept
 from stemma.registry.model import Published
 from stemma.rules.conditions import Condition, Language, Values, checked, language
 from stemma.rules.language import Type
 
 _STRICTEST: Final = (Ruling.DENY, Ruling.ESCALATE, Ruling.APPROVE)
-_KEPT: Final = 64
 _MISSING: Final = object()
 _FAILED: Final = "The rule could not be evaluated: {}."
 
@@ -156,33 +155,12 @@ def evaluate(policy: Applicable, event: Any, context: Any, *, variant: str = BAS
     return verdict(ruling, Level.AL0 if beyond or ruling is Ruling.ESCALATE else level, reasons)
 
 
+@kept
 def applied(published: Published) -> Applicable:
     """A published policy, ready to be evaluated; the last ones are kept by version and content.
 
     Raises InvalidInput where it does not fit this version of the studio any more.
     """
-    return _applied(_Kept(published))
-
-
-class _Kept:
-    """A published policy as the key of a cache: a version never changes, and its hash says that it did not."""
-
-    __slots__ = ("key", "published")
-
-    def __init__(self, published: Published) -> None:
-        self.published = published
-        self.key = (published.reference, published.sha256)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Kept) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-
-@lru_cache(maxsize=_KEPT)
-def _applied(kept: _Kept) -> Applicable:
-    published = kept.published
     policy = Policy.of_content(
         published.content["policy"], name=published.name, version=published.version, changelog=published.changelog
     )

@@ -7,7 +7,6 @@ Descriptions only, published as versions in the registry. What is done with them
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -19,6 +18,7 @@ from stemma.governance.policy import Condition, Name, Number, Prose
 from stemma.governance.yaml_text import pointer
 from stemma.ledger.change import Change
 from stemma.registry import catalog, publishing
+from stemma.registry.loading import kept
 from stemma.registry.model import Draft, Kind, Published
 from stemma.registry.references import parse_reference
 from stemma.registry.semver import parse_version
@@ -27,6 +27,7 @@ from stemma.rules.language import Type
 from stemma.store.database import Connection
 
 KIND: Final = Kind("node", "node_versions", "decide:publish")
+_POLICIES: Final = Kind("policy", "policy_versions", "decide:publish")
 
 EventType = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$")]
 Share = Annotated[Number, Field(ge=0, le=1)]
@@ -160,11 +161,14 @@ def read(text: str) -> Node:
 
 def publish(connection: Connection, principal: Principal, text: str) -> Change[Published]:
     """Publish what a YAML text says. Raises Forbidden, InvalidInput, Conflict as `stemma.registry.publishing` does;
-    NotFound where its policy is not published.
+    NotFound where its policy is not published, InvalidInput where that is another node's.
     """
     principal.require(KIND.permission)
     node = read(text)
-    catalog.find(connection, Kind("policy", "policy_versions", KIND.permission), parse_reference(node.policy))
+    policy = catalog.find(connection, _POLICIES, parse_reference(node.policy))
+    if (owner := policy.content["policy"]["node"]) != node.name:
+        what = f"{policy.reference} is a policy of the node {owner}."
+        raise InvalidInput("policy_of_another_node", what, field="policy")
     draft = Draft(node.name, parse_version(node.version), node.changelog, node.content())
     return publishing.publish(connection, principal, KIND, draft)
 
@@ -172,28 +176,11 @@ def publish(connection: Connection, principal: Principal, text: str) -> Change[P
 def load(connection: Connection, reference: str) -> Node:
     """The node that `finance`, `finance@1` or `finance@1.2.3` refers to now; raises InvalidInput, NotFound."""
     published = catalog.find(connection, KIND, parse_reference(reference))
-    return _node(_Kept(published))
+    return _node(published)
 
 
-class _Kept:
-    """A published node as the key of a cache: a version never changes."""
-
-    __slots__ = ("key", "published")
-
-    def __init__(self, published: Published) -> None:
-        self.published = published
-        self.key = (published.reference, published.sha256)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Kept) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-
-@lru_cache(maxsize=64)
-def _node(kept: _Kept) -> Node:
-    published = kept.published
+@kept
+def _node(published: Published) -> Node:
     return Node.model_validate(
         {
             **published.content,

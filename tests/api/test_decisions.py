@@ -90,6 +90,12 @@ def test_an_event_is_decided_shown_resolved_and_replayed(asked: httpx.Client) ->
     assert shown["context"]["similar"] == said["similar"] and shown["event"]["data"] == ASKED
     assert asked.get(f"{path}/replay").json()["same"] is True
     assert said["id"] in [one["id"] for one in asked.get(f"{DECISIONS}/waiting").json()["data"]]
+    switch = "/api/v1/flags/finance/stopped"
+    asked.put(switch, json={"value": True, "reason": "A test."}).raise_for_status()
+    refused = asked.post(f"{path}/resolution", json={"verdict": "approve"})
+    assert (refused.status_code, refused.json()["code"]) == (409, "node_stopped")
+    assert "Release the switch first" in refused.json()["hint"]
+    asked.delete(switch, params={"reason": "It is over."}).raise_for_status()
     resolved = asked.post(f"{path}/resolution", json={"verdict": "approve"})
     assert resolved.json()["effect"] == "approve" and resolved.json()["state"] == "resolved"
     again = asked.post(f"{path}/resolution", json={"verdict": "deny", "reason": "No."})
@@ -148,13 +154,7 @@ def test_posts_that_come_twice_are_one_decision(asked: httpx.Client) -> None:
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
 
 
-HOSTILE = [
-    "items[7] > 1.0 || discount > 1.0",
-    "discount < 1.0 && items[7] > 1.0",
-    "items.all(a, a < 9.0) && items[9] == 1.0",
-    "items.exists(a, a > 8.0) || items[8] > 1.0",
-    "note == 'x' || items[6] == items[6]",
-]
+HOSTILE = json.loads((REPOSITORY / "tests" / "governance" / "hostile.json").read_text("utf-8"))
 
 
 def test_policies_that_fail_approve_nothing(asked: httpx.Client) -> None:
@@ -166,7 +166,7 @@ def test_policies_that_fail_approve_nothing(asked: httpx.Client) -> None:
     asked.post("/api/v1/event-types", json={"event_type": HOSTILE_TYPE}).raise_for_status()
     node = text("nodes", "finance.yaml").replace("name: finance\n", "name: hostile\n")
     node = node.replace("finance.discounts@1", "hostile.discounts").replace("DiscountRequested:", "Anything:")
-    for number, condition in enumerate(HOSTILE):
+    for number, condition in enumerate(HOSTILE["conditions"]):
         hostile = policy.replace(usual, f"        when: {json.dumps(condition)}\n")
         hostile = hostile.replace("inputs:\n", f"inputs:\n{inputs}").replace("[DiscountRequested]", "[Anything]")
         hostile = hostile.replace("name: finance.", "name: hostile.").replace("node: finance", "node: hostile")
@@ -176,11 +176,7 @@ def test_policies_that_fail_approve_nothing(asked: httpx.Client) -> None:
         if number == 0:
             assert asked.post("/api/v1/nodes", json={"node": node}).status_code == 201
         for data in (
-            {**ASKED, "items": [], "note": "y"},
-            {**ASKED, "items": [3.0], "note": "y"},
-            {**ASKED, "items": "many", "note": "y"},
-            {**ASKED, "items": [True], "note": ["x"]},
-            {"discount": {"discount": 0.1}, "items": [[]]},
+            *({**ASKED, **given} for given in HOSTILE["data"]),
             {**ASKED, "items": [1.0] * 3_000, "note": "x" * 20_000},
             {},
         ):

@@ -214,6 +214,15 @@ def test_of_two_who_approve_the_same_state_one_has_to_look_again(desk: Any) -> N
     assert desk.decide(asked, "rolf").state is State.APPROVED
 
 
+def test_who_decides_twice_at_once_decides_once(desk: Any) -> None:
+    asked = desk.ask()
+    first, second = (desk.prepare(asked, "rita", etag=asked.etag) for _ in range(2))
+    assert desk.commit(first).state is State.APPROVED
+    with pytest.raises(PreconditionFailed, match="meanwhile"):
+        desk.commit(second)
+    assert len(desk.get(asked).decisions) == 1 and desk.steps(asked) == ["requested", "approved"]
+
+
 def test_an_approval_is_of_exactly_these_bytes_for_this_use(desk: Any, refused: Refused) -> None:
     use = {"kind": "publish", "subject": "policy/refunds"}
 

@@ -105,6 +105,16 @@ class Desk:
         made: Decision = self.put(lambda c: review.resolve(c, REVIEWER, decision.id, Verdict(verdict), reason))
         return made
 
+    def decide_elsewhere(self, decision: Decision, verdict: Verdict) -> None:
+        """Where approvals are decided, which knows nothing of decisions."""
+
+        def decide(connection: Any) -> Change[Any]:
+            assert decision.approval_id is not None
+            seen = frozenset({get_approval(connection, decision.approval_id).etag})
+            return approving.decide(connection, ADMIN, decision.approval_id, verdict, reason="Said.", seen=seen)
+
+        self.put(decide)
+
     def flag(self, name: str, value: Any, node: str = "finance") -> None:
         self.put(lambda c: flags.set_flag(c, ADMIN, node, name, value, "A test."))
 
@@ -200,11 +210,12 @@ def test_of_two_who_decide_at_once_one_does(desk: Desk) -> None:
     waiting = desk.ask(200)
     changes = [
         desk.database.read(lambda c, who=who, said=said: review.resolve(c, who, waiting.id, Verdict(said), "So."))
-        for who, said in ((REVIEWER, "approve"), (ADMIN, "deny"))
+        for who, said in ((REVIEWER, "approve"), (ADMIN, "deny"), (REVIEWER, "approve"))
     ]
     assert desk.commit(changes[0]).effect is Ruling.APPROVE
-    with pytest.raises(Conflict):
-        desk.commit(changes[1])
+    for late in changes[1:]:
+        with pytest.raises(Conflict):
+            desk.commit(late)
     assert desk.get(waiting).effect is Ruling.APPROVE and desk.kinds(waiting) == ["decided", "resolved"]
 
 
@@ -212,12 +223,7 @@ def test_an_approval_that_is_decided_elsewhere_decides_the_same(desk: Desk) -> N
     waiting = desk.ask(200)
     assert review.settle_due(desk.database, desk.ledger) == 0
 
-    def decide(connection: Any) -> Change[Any]:
-        assert waiting.approval_id is not None
-        seen = frozenset({get_approval(connection, waiting.approval_id).etag})
-        return approving.decide(connection, ADMIN, waiting.approval_id, Verdict.APPROVE, reason="Yes.", seen=seen)
-
-    desk.put(decide)
+    desk.decide_elsewhere(waiting, Verdict.APPROVE)
     assert [review.settle_due(desk.database, desk.ledger) for _ in range(2)] == [1, 0]
     after = desk.get(waiting)
     assert (after.state, after.effect, after.settled_by) == (State.RESOLVED, Ruling.APPROVE, "key:adam")
@@ -264,6 +270,42 @@ def test_a_stopped_node_approves_nothing(desk: Desk, node: str) -> None:
     assert [flag.value for flag in desk.database.read(flags.list_flags)] == [True]
     desk.clear("stopped", node)
     assert desk.ask(1).effect is Ruling.APPROVE
+
+
+@pytest.mark.parametrize("node", ["finance", "*"])
+def test_while_a_node_is_stopped_a_person_can_only_deny(desk: Desk, node: str) -> None:
+    to_approve, to_deny, prepared = desk.ask(7), desk.ask(7), desk.ask(7)
+    before = desk.database.read(lambda c: review.resolve(c, REVIEWER, prepared.id, Verdict.APPROVE, ""))
+    desk.flag("stopped", True, node)
+    for approve in (lambda: desk.resolve(to_approve, "approve"), lambda: desk.commit(before)):
+        with pytest.raises(Conflict) as refused:
+            approve()
+        assert refused.value.code == "node_stopped" and "Release the switch" in (refused.value.hint or "")
+    for waiting in (to_approve, prepared):
+        assert desk.get(waiting) == waiting and desk.kinds(waiting) == ["decided"]
+    assert desk.resolve(to_deny, "deny").effect is Ruling.DENY
+    desk.clear("stopped", node)
+    assert desk.resolve(to_approve, "approve").effect is Ruling.APPROVE
+
+
+def test_an_approval_given_elsewhere_waits_for_the_switch(desk: Desk) -> None:
+    approved, denied, overdue = (desk.ask(7) for _ in range(3))
+    desk.flag("stopped", True)
+    desk.decide_elsewhere(approved, Verdict.APPROVE)
+    desk.decide_elsewhere(denied, Verdict.DENY)
+    desk.pass_deadline(overdue)
+    assert [review.settle_due(desk.database, desk.ledger) for _ in range(2)] == [2, 0]
+    assert desk.database.read(review.due) == ()
+    assert [desk.get(one).effect for one in (approved, denied, overdue)] == [None, Ruling.DENY, Ruling.DENY]
+    desk.clear("stopped")
+    due = desk.database.read(review.due)
+    desk.flag("stopped", True)
+    for change in due:
+        with pytest.raises(Conflict):
+            desk.commit(change)
+    desk.clear("stopped")
+    assert len(due) == 1 == review.settle_due(desk.database, desk.ledger)
+    assert desk.get(approved).effect is Ruling.APPROVE and desk.kinds(approved) == ["decided", "resolved"]
 
 
 def test_flags_take_what_they_can_use(desk: Desk) -> None:

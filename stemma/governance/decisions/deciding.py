@@ -51,7 +51,7 @@ _AS_THEY_ARE: Final = (
 
 # What would be approved alone is only written while nobody has stopped the node. The chain's lock is held by now, and
 # whoever sets a flag holds it, too.
-_INSERT: Final = """
+_INSERT: Final = f"""
     WITH context AS (
         INSERT INTO decision_contexts (sha256, content) VALUES (%(context_sha256)s, %(content)s) ON CONFLICT DO NOTHING
     ), made AS (
@@ -63,8 +63,7 @@ _INSERT: Final = """
             %(policy)s, %(policy_version)s, %(policy_sha256)s, %(variant)s, %(draw)s, %(verdict)s, %(level)s,
             %(reasons)s, %(verdict_sha256)s, %(context_sha256)s, %(state)s, %(effect)s, %(approval_id)s, %(due_at)s,
             %(on_silence)s, %(occurred_at)s, %(decided_at)s, %(decided_by)s, %(latency_ms)s, %(seq)s, %(entry_hash)s
-        WHERE %(effect)s::text IS DISTINCT FROM 'approve' OR NOT EXISTS (
-            SELECT FROM node_flags WHERE node IN (%(node)s, '*') AND flag = 'stopped' AND value = 'true')
+        WHERE %(effect)s::text IS DISTINCT FROM 'approve' OR NOT {flags.is_stopped("%(node)s")}
         RETURNING id
     ), remembered AS (
         INSERT INTO decision_embeddings (decision_id, model_key, node, text_sha256, embedding, occurred_at)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
@@ -100,6 +100,25 @@ def list_flags(connection: Connection, node: str | None = None) -> tuple[Flag, .
                 {"node": node},
             )
         )
+
+
+def is_stopped(node: LiteralString) -> LiteralString:
+    """The SQL condition under which the kill switch, or that of the node which this SQL expression names, is on."""
+    return f"EXISTS (SELECT FROM node_flags WHERE node IN ({node}, '*') AND flag = '{STOPPED}' AND value = 'true')"
+
+
+def require_running(node: str) -> Statement:
+    """The guard of what approves elsewhere than at once: it is refused while the node is stopped.
+
+    The change that it accompanies has to write to the decisions' chain, whose lock orders it among changes of flags.
+    """
+    refusal = Conflict(
+        "node_stopped",
+        f"The node {node} is stopped: nothing is approved until its switch is released.",
+        field="node",
+        hint="Release the switch first (`stemma flags clear`), or deny.",
+    )
+    return Statement(f"SELECT 1 WHERE NOT {is_stopped('%(node)s')}", {"node": node}, rows=1, refusal=refusal)
 
 
 def _one(connection: Connection, node: str, flag: str) -> Flag | None:

@@ -21,6 +21,7 @@ from stemma.approvals import decisions, requests
 from stemma.approvals.model import Approval, Verdict
 from stemma.approvals.model import State as Standing
 from stemma.errors import Conflict, Unavailable
+from stemma.governance.decisions import flags
 from stemma.governance.decisions.catalog import get_decision
 from stemma.governance.decisions.model import CHAIN, Decision, State
 from stemma.governance.policy import Escalation, Ruling
@@ -46,6 +47,15 @@ _SETTLE: Final = """
 _ASK_AGAIN: Final = """
     UPDATE decisions SET approval_id = %(next)s, due_at = %(due_at)s
     WHERE id = %(id)s AND state = 'waiting' AND approval_id = %(approval_id)s
+"""
+
+
+# What was approved while its node is stopped waits on; the guard of its commit has the last word.
+_DUE: Final = f"""
+    SELECT d.id, a.id FROM decisions AS d JOIN approvals AS a ON a.id = d.approval_id
+    WHERE d.state = 'waiting' AND (a.state <> 'pending' OR a.expires_at <= statement_timestamp())
+        AND (a.state <> 'approved' OR NOT {flags.is_stopped("d.node")})
+    ORDER BY coalesce(a.settled_at, a.expires_at) LIMIT {AT_ONCE}
 """
 
 
@@ -84,7 +94,8 @@ def resolve(
     """Grant what was asked for, or deny it, as the person who decides; a denial needs a reason.
 
     Raises Forbidden, NotFound; Conflict for what does not wait, or whose deadline has passed; InvalidInput for the
-    reason; PreconditionFailed where somebody else came first.
+    reason; PreconditionFailed where somebody else came first. While the node is stopped, the commit of an approval
+    raises Conflict; a denial commits.
     """
     principal.require(PERMISSION)
     decision = get_decision(connection, decision_id)
@@ -104,14 +115,11 @@ def due(connection: Connection) -> tuple[Change[Decision], ...]:
     """One change for each decision that waits no longer: its approval was decided elsewhere, or its deadline passed;
     at most `AT_ONCE`.
 
-    Each commits once; where another process was first, it raises Conflict.
+    What was approved at a node that is stopped is not due. Each commits once; where another process was first, or the
+    node was stopped meanwhile, it raises Conflict.
     """
-    rows = connection.execute(
-        "SELECT approval_id, id FROM decisions WHERE state = 'waiting' ORDER BY due_at"
-    ).fetchall()
-    waiting = dict(rows)
-    settled = approvals.list_settled(connection, list(waiting), limit=AT_ONCE)
-    return tuple(_followed(connection, get_decision(connection, waiting[one.id]), one.id) for one in settled)
+    found = connection.execute(_DUE).fetchall()
+    return tuple(_followed(connection, get_decision(connection, one), approval_id) for one, approval_id in found)
 
 
 def settle_due(database: Database, ledger: Ledger) -> int:
@@ -184,7 +192,8 @@ def _settled(by: Principal, decision: Decision, state: State, effect: Ruling, re
         NewEntry(CHAIN, kind, by.actor, name, told),
         *audited(by, kind, resource=name, meta={"node": decision.node, **told}, critical=True),
     )
-    return Change(entries, (Statement(_SETTLE, values, 1, _raced(decision)),), lambda _: settled)
+    guards = (flags.require_running(decision.node),) if effect is Ruling.APPROVE else ()
+    return Change(entries, (*guards, Statement(_SETTLE, values, 1, _raced(decision))), lambda _: settled)
 
 
 def _raced(decision: Decision) -> Conflict:

@@ -306,7 +306,6 @@ class _Rejected:
         try:
             self._file.close()
             if self.count:
-                temporary.chmod(0o644)
                 temporary.replace(self._path)
         except OSError as error:
             raise storage_error(error) from error

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,6 +19,7 @@ from stemma.governance.policy import Prose
 from stemma.governance.yaml_text import pointer
 from stemma.ledger.change import Change
 from stemma.registry import catalog, publishing
+from stemma.registry.loading import kept
 from stemma.registry.model import Draft, Kind, Published
 from stemma.registry.references import Reference, parse_reference
 from stemma.registry.semver import parse_version
@@ -97,27 +97,10 @@ def load(connection: Connection, name: str) -> EventType:
         hint = "`stemma events types list` shows those that are published."
         what = f"There is no event type {name[:100]!r}."
         raise InvalidInput("event_type_unknown", what, field="type", hint=hint) from None
-    return _event_type(_Kept(published))
+    return _event_type(published)
 
 
-class _Kept:
-    """A published event type as the key of a cache: a version never changes."""
-
-    __slots__ = ("key", "published")
-
-    def __init__(self, published: Published) -> None:
-        self.published = published
-        self.key = (published.reference, published.sha256)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Kept) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-
-@lru_cache(maxsize=64)
-def _event_type(kept: _Kept) -> EventType:
-    published = kept.published
+@kept
+def _event_type(published: Published) -> EventType:
     schema = published.content["schema"]
     return EventType(published.name, published.version, schema, schemas.compiled(schema))

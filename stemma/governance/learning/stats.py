@@ -1,7 +1,7 @@
 """What was drawn of each variant and how it ended: the counts that learning rests on.
 
 One row for each node, policy version and variant; a variant without a row has drawn nothing. The counts change in the
-transaction of what is counted, by the statements made here. Whether an outcome counts belongs to `outcomes`.
+transaction of what is counted: draws by the statement made here, outcomes by those of `outcomes`.
 """
 
 from __future__ import annotations
@@ -66,32 +66,10 @@ def load(connection: Connection, node: str, policy: str, variants: Iterable[str]
 
 def drawn(node: str, policy: str, variant: str) -> Statement:
     """The statement that counts a draw; it belongs to the decision's transaction."""
-    return _counted(node, policy, variant, draws=1)
-
-
-def counted(node: str, policy: str, variant: str, *, successes: int = 0, failures: int = 0) -> Statement:
-    """The statement that adds to a variant's outcomes what one changed: 1, 0 or -1 each."""
-    return _counted(node, policy, variant, successes=successes, failures=failures)
-
-
-def _counted(
-    node: str, policy: str, variant: str, *, draws: int = 0, successes: int = 0, failures: int = 0
-) -> Statement:
-    # What is subtracted was added before, so that the row is there: the insert never writes a negative count.
     return Statement(
-        "INSERT INTO policy_variants_stats AS stats (node, policy, variant, draws, successes, failures, updated_at)"
-        " VALUES (%(node)s, %(policy)s, %(variant)s, %(draws)s, greatest(%(successes)s, 0), greatest(%(failures)s, 0),"
-        " clock_timestamp())"
-        " ON CONFLICT (node, policy, variant) DO UPDATE SET draws = stats.draws + %(draws)s,"
-        " successes = stats.successes + %(successes)s, failures = stats.failures + %(failures)s,"
-        " updated_at = clock_timestamp()",
-        {
-            "node": node,
-            "policy": policy,
-            "variant": variant,
-            "draws": draws,
-            "successes": successes,
-            "failures": failures,
-        },
+        "INSERT INTO policy_variants_stats AS stats (node, policy, variant, draws, updated_at)"
+        " VALUES (%(node)s, %(policy)s, %(variant)s, 1, clock_timestamp())"
+        " ON CONFLICT (node, policy, variant) DO UPDATE SET draws = stats.draws + 1, updated_at = clock_timestamp()",
+        {"node": node, "policy": policy, "variant": variant},
         rows=1,
     )

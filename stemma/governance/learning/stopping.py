@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from stemma.access.principal import Principal
 from stemma.errors import Conflict
 from stemma.governance.learning.assessment import Comparison
-from stemma.governance.learning.standing import Standing, learning_nodes, standing
+from stemma.governance.learning.standing import Standing, standing
+from stemma.governance.nodes import Node
 from stemma.ledger.change import Change
 from stemma.ledger.journal import audited
 from stemma.ledger.writer import Statement
@@ -21,10 +22,13 @@ from stemma.store.database import Connection
 TOPIC = "variant.stopped"
 
 
-def stop_harmful(connection: Connection, principal: Principal) -> tuple[Change[str], ...]:
-    """One change for each variant of any node that does harm; its result is the variant's name."""
-    stands = [standing(connection, node) for node in learning_nodes(connection)]
-    return tuple(_stop(principal, stand, found) for stand in stands for found in stand.assessment.harmful)
+def stop_harmful(connection: Connection, principal: Principal, node: Node) -> tuple[Change[str], ...]:
+    """One change for each variant of a node that does harm; its result is the variant's name.
+
+    Raises Conflict where the node does not learn, NotFound where its policy is gone.
+    """
+    stand = standing(connection, node)
+    return tuple(_stop(principal, stand, found) for found in stand.assessment.harmful)
 
 
 def _stop(principal: Principal, stand: Standing, found: Comparison) -> Change[str]:

@@ -8,7 +8,7 @@ import contextlib
 import logging
 from typing import Any
 
-from stemma.errors import Conflict, Unavailable
+from stemma.errors import Conflict, StemmaError, Unavailable
 from stemma.governance.learning.promotion import STUDIO, propose_due, settle_due
 from stemma.governance.learning.standing import learning_nodes
 from stemma.governance.learning.stopping import stop_harmful
@@ -21,12 +21,16 @@ logger = logging.getLogger(__name__)
 
 def due(connection: Connection) -> tuple[Change[Any], ...]:
     """One change for each variant that does harm, each that is better, and each promotion whose approval is settled."""
-    proposed = (propose_due(connection, STUDIO, node) for node in learning_nodes(connection))
-    return (
-        *stop_harmful(connection, STUDIO),
-        *(change for change in proposed if change is not None),
-        *settle_due(connection),
-    )
+    changes: list[Change[Any]] = []
+    for node in learning_nodes(connection):
+        try:
+            changes += stop_harmful(connection, STUDIO, node)
+            if (proposed := propose_due(connection, STUDIO, node)) is not None:
+                changes.append(proposed)
+        except StemmaError as error:
+            # What is wrong with one node keeps no other from losing what does harm.
+            logger.warning("nothing is learned at %s: %s", node.name, error)
+    return (*changes, *settle_due(connection))
 
 
 def tend(database: Database, ledger: Ledger) -> int:

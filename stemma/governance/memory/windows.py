@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from typing import Any, Final
 
@@ -50,11 +50,6 @@ def values_of(node: Node, day: date, rows: str) -> dict[str, Value]:
     """The features before `day`, of what `ROWS` selected."""
     days = [(date.fromisoformat(of), states) for of, states in json.loads(rows, parse_float=Decimal)]
     return added_up(node, day - timedelta(days=1), days)
-
-
-def features_before(connection: Connection, node: Node, entity: str, at: datetime) -> Features:
-    """What is known of an entity at the end of the last day (UTC) before `at`, as far as days are made."""
-    return features_on(connection, node, entity, at.astimezone(UTC).date() - timedelta(days=1))
 
 
 def features_on(connection: Connection, node: Node, entity: str, day: date) -> Features:

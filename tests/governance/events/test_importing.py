@@ -101,6 +101,7 @@ def test_rows_that_cannot_be_events_are_put_aside(database: Database, importer: 
     assert (imported.rows, imported.recorded, imported.rejected) == (11, 2, 9)
     assert sorted(amounts(database)) == [1, 8]
     assert imported.rejected_to is not None
+    assert imported.rejected_to.stat().st_mode & 0o777 == 0o600
     with imported.rejected_to.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["row"], row["code"], row["place"]) for row in rows] == [

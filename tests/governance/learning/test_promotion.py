@@ -136,6 +136,34 @@ def test_a_harmful_variant_loses_its_traffic_at_once(settings: Settings, desk: D
     assert "worse by 5.0%" in str(stand.stats[1].stopped_why)
 
 
+def test_a_node_that_cannot_be_looked_at_keeps_no_other_from_it(
+    settings: Settings, desk: Database, commit: Commit, caplog: pytest.LogCaptureFixture
+) -> None:
+    written = desk.read(lambda c: policies.texts(policies.find(c, "desk.asked")))
+    policy = written.policy.replace("desk.asked", "another.asked").replace("node: desk", "node: another")
+    commit(desk.read(lambda c: policies.publish(c, ME, policy, written.tests)))
+    content = desk.read(lambda c: nodes.load(c, "desk")).content() | {"policy": "another.asked"}
+    another = json.dumps(content | {"name": "another", "version": "1.0.0", "changelog": "First."})
+    commit(desk.read(lambda c: nodes.publish(c, ME, another)))
+    with desk.transaction() as connection:
+        connection.execute(
+            "INSERT INTO node_flags (node, flag, value, reason, set_by, set_at)"
+            " VALUES ('another', 'policy', '\"another.gone\"', 'A test.', 'test', now())"
+        )
+    teach(desk, "baseline", 700, 300)
+    teach(desk, "generous", 20, 80)
+    with Ledger(desk.urls, settings) as ledger:
+        assert tending.tend(desk, ledger) == 1
+    assert "nothing is learned at another" in caplog.text
+
+
+def test_a_node_takes_no_policy_of_another(desk: Database) -> None:
+    said = desk.read(lambda c: nodes.load(c, "desk")).content()
+    another = json.dumps(said | {"name": "another", "version": "1.0.0", "changelog": "First."})
+    with pytest.raises(InvalidInput, match="policy of the node desk"):
+        desk.read(lambda c: nodes.publish(c, ME, another))
+
+
 def test_a_successor_says_of_every_case_what_was_said(desk: Database) -> None:
     published = desk.read(lambda c: policies.find(c, "desk.asked"))
     made = successor(published, "generous", version=Version(1, 1, 0), changelog="Better.")

@@ -11,7 +11,7 @@ import pytest
 
 from stemma.access.principal import local_principal
 from stemma.errors import InvalidInput, NotFound
-from stemma.governance import nodes
+from stemma.governance import nodes, policies
 from stemma.governance.memory import alarms, catalog, drift, embeddings, features, scorecards, snapshots, windows
 from stemma.governance.memory.days import Product, Report
 from stemma.governance.memory.drift import stability
@@ -106,7 +106,7 @@ name: odd
 version: 1.0.0
 changelog: First version.
 description: Every aggregate, of values of every kind.
-policy: finance.discounts@1
+policy: odd.discounts@1
 entity: Whoever
 events: {Odd: {text: []}}
 reward: {metrics: {profit: number}, success: profit > 0.0, failure: profit < 0.0}
@@ -125,6 +125,9 @@ features:
 
 
 def test_every_aggregate_equals_what_is_counted_one_by_one(world: Any, commit: Callable[[Any], Any]) -> None:
+    usual = world.database.read(lambda connection: policies.texts(policies.find(connection, "finance.discounts")))
+    policy = usual.policy.replace("finance.discounts", "odd.discounts").replace("node: finance", "node: odd")
+    commit(world.database.read(lambda c: policies.publish(c, local_principal(), policy, usual.tests)))
     commit(world.database.read(lambda connection: nodes.publish(connection, local_principal(), ODD)))
     chance = random.Random(5)
     odd = [0.1, -7, 1e-30, 2**53 - 1, 2**53, 1e300, True, False, None, "", "text", "x" * 1001, [1], {"a": 1}, "0.1"]
