@@ -308,6 +308,17 @@ def test_an_approval_given_elsewhere_waits_for_the_switch(desk: Desk) -> None:
     assert desk.get(approved).effect is Ruling.APPROVE and desk.kinds(approved) == ["decided", "resolved"]
 
 
+def test_a_later_version_that_is_of_another_node_decides_nothing(desk: Desk) -> None:
+    named = POLICY.replace("finance.asked", "moved.asked")
+    desk.put(lambda c: policies.publish(c, local_principal(), named.replace("node: finance", "node: moved"), CASES))
+    there = NODE.replace("name: finance", "name: moved").replace("finance.asked", "moved.asked")
+    desk.put(lambda c: nodes.publish(c, local_principal(), there))
+    elsewhere = named.replace("version: 1.0.0", "version: 1.1.0")
+    desk.put(lambda c: policies.publish(c, local_principal(), elsewhere, CASES))
+    asked = NewEvent("Asked", {"amount": 1, "note": "paper"})
+    assert code(lambda: desk.decider.decide(BUILDER, "moved", asked)) == "policy_of_another_node"
+
+
 def test_flags_take_what_they_can_use(desk: Desk) -> None:
     other = POLICY.replace("finance.asked", "finance.strict").replace("least: 10", "least: 0")
     strict = CASES.replace("verdict: approve", "verdict: deny").replace("size/small", "size/middle")

@@ -149,7 +149,9 @@ class Decider:
                 if found.policy_version is None:
                     raise NotFound("policy_unknown", f"There is no policy {reference}.", field="policy")
                 self._in_force[name] = node.version, override
-                return _Known(node, self._policy(connection, f"{reference.name}@{found.policy_version}"), found, vector)
+                return _Known(
+                    node, self._policy(connection, node, f"{reference.name}@{found.policy_version}"), found, vector
+                )
             version, override = found.node_version or version, found.flags.get(flags.POLICY)
         raise Conflict("node_changing", f"The node {name} is being changed.", field="node", hint="Try again.")
 
@@ -160,11 +162,15 @@ class Decider:
             _keep(self._nodes, node.reference, node)
         return node
 
-    def _policy(self, connection: Connection, reference: str) -> Applicable:
+    def _policy(self, connection: Connection, node: Node, reference: str) -> Applicable:
         policy = self._policies.get(reference)
         if policy is None:
             policy = policies.load(connection, reference)
             _keep(self._policies, reference, policy)
+        if policy.policy.node != node.name:
+            what = f"{reference} is a policy of the node {policy.policy.node}."
+            hint = f"Publish a version of it for {node.name}, or a version of the node with another policy."
+            raise Conflict("policy_of_another_node", what, field="policy", hint=hint)
         return policy
 
 
