@@ -6,6 +6,7 @@ Blocking checks on each product stand in `assets/maps_checks.py`.
 import contextlib
 from collections.abc import Iterator
 from dataclasses import astuple, fields
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import psycopg
@@ -16,11 +17,13 @@ from assets.shown import counted, table
 from resources.progress import ProgressLog
 from resources.store import StoreResource
 from stemma.errors import StemmaError
-from stemma.maps import catalog, cleaning, lifecycle, months, tiling
+from stemma.maps import catalog, lifecycle, versions
 from stemma.maps.catalog import RegisteredLayer
-from stemma.maps.part_memory import PartMemory, memory_file
 from stemma.maps.row_ledger import RowLedger
 from stemma.store.files import FileStore
+
+if TYPE_CHECKING:
+    from stemma.maps.cleaning import Cleaned
 
 MAP_LAYERS = dg.DynamicPartitionsDefinition(name="map_layers")
 _SHOWN = 10
@@ -30,7 +33,7 @@ _SHOWN = 10
     key=["maps", "features"],
     partitions_def=MAP_LAYERS,
     kinds={"python", "shapely", "parquet"},
-    code_version=months.VERSION,
+    code_version=versions.CLEANING,
     freshness_policy=DAILY_FRESHNESS,
     description=(
         "The features of one layer as GeoParquet: read from its source, mended, without duplicates, and of incidents "
@@ -41,6 +44,9 @@ def features(
     context: dg.AssetExecutionContext, store: StoreResource, progress: dg.ResourceParam[ProgressLog]
 ) -> dg.MaterializeResult[None]:
     """Clean one layer."""
+    # pyarrow starts a thread as soon as it is imported, and no process with threads can be forked for a run.
+    from stemma.maps import cleaning
+
     registered = _layer(context, store)
     with store.database.snapshot() as connection:
         in_use = lifecycle.files_of(catalog.list_archives(connection, registered.id))
@@ -69,7 +75,7 @@ def features(
     partitions_def=MAP_LAYERS,
     deps=[features],
     kinds={"numpy", "pmtiles"},
-    code_version=tiling.VERSION,
+    code_version=versions.TILING,
     automation_condition=derived_data(),
     description=(
         "The archive (PMTiles) that the map shows of one layer. A new one is decoded and checked tile by tile, and "
@@ -80,6 +86,9 @@ def tiles(
     context: dg.AssetExecutionContext, store: StoreResource, progress: dg.ResourceParam[ProgressLog]
 ) -> dg.MaterializeResult[None]:
     """Build, check and serve the archive of one layer, or confirm the one that is served."""
+    from stemma.maps import cleaning, tiling
+    from stemma.maps.part_memory import PartMemory, memory_file
+
     registered, files = _layer(context, store), _files(store)
     cleaned = cleaning.get_cleaned(files, registered.id)
     with store.database.snapshot() as connection:
@@ -146,6 +155,6 @@ def _ledger_table(ledger: RowLedger, months: tuple[RowLedger, ...]) -> dg.Markdo
     return table(columns, [("all", *astuple(ledger)[1:]), *map(astuple, reversed(months))])
 
 
-def _rejected(store: StoreResource, cleaned: cleaning.Cleaned) -> list[tuple[object, ...]]:
+def _rejected(store: StoreResource, cleaned: "Cleaned") -> list[tuple[object, ...]]:
     """The first of them; how many there are is in the ledger."""
     return [tuple(row.values()) for row in cleaned.rejected.read(_files(store)).slice(0, _SHOWN).to_pylist()]

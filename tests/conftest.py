@@ -65,6 +65,7 @@ from stemma.ledger.service import Ledger
 from stemma.maps import cleaning, lifecycle, tiling
 from stemma.maps.catalog import BuiltArchive, RegisteredLayer, Visibility
 from stemma.maps.layers import Layer, parse_layer
+from stemma.maps.part_memory import PartMemory
 from stemma.maps.registration import register
 from stemma.store import embedded, migrations, webserver
 from stemma.store.database import Database, DatabaseUrls
@@ -740,7 +741,7 @@ def build_layers() -> Callable[[Settings, Database], dict[str, BuiltArchive]]:
                 if layer.id == "parks":
                     continue
                 cleaned, _ = cleaning.clean_layer(files, registered, settings)
-                tiled = tiling.build_archive(files, layer, cleaned, None, f"run-{layer.id}")
+                tiled = tiling.build_archive(files, layer, cleaned, None, f"run-{layer.id}", PartMemory())
                 built[layer.id] = commit(lambda _, archive=tiled.archive: lifecycle.activated(archive))
         return built
 

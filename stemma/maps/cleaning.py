@@ -23,10 +23,11 @@ from stemma.maps.building import Input
 from stemma.maps.catalog import RegisteredLayer
 from stemma.maps.features import Judged, combine, judge
 from stemma.maps.layers import Layer
-from stemma.maps.months import VERSION, judge_files
+from stemma.maps.months import judge_files
 from stemma.maps.origins import opened
 from stemma.maps.row_ledger import RowLedger
 from stemma.maps.sources import SourceFile, read
+from stemma.maps.versions import CLEANING
 from stemma.progress import Progress, ReportProgress
 from stemma.store.files import FileStore, staged
 from stemma.store.outputs import Artifact, record_file, record_read
@@ -227,7 +228,7 @@ def _key(layer: str) -> str:
 
 
 def _made_of(layer: Layer, places: list[tuple[str, str]], inputs: tuple[Input, ...]) -> str:
-    said = [VERSION, layer.model_dump(mode="json"), places, [(item.name, item.sha256) for item in inputs]]
+    said = [CLEANING, layer.model_dump(mode="json"), places, [(item.name, item.sha256) for item in inputs]]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 

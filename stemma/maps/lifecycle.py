@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from psycopg.types.json import Jsonb
 
@@ -13,10 +13,12 @@ from stemma.ledger.entries import NewEntry
 from stemma.ledger.journal import transition
 from stemma.ledger.writer import Statement
 from stemma.maps.catalog import BuiltArchive, columns
-from stemma.maps.cleaning import Cleaned
 from stemma.maps.registration import subject
 from stemma.redaction import redact
 from stemma.store.files import FileStore
+
+if TYPE_CHECKING:
+    from stemma.maps.cleaning import Cleaned
 
 _REASON: Final = 1000
 _JSON: Final = ("vector_layers", "zooms", "ledger", "months")

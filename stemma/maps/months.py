@@ -9,16 +9,13 @@ import contextlib
 import hashlib
 import json
 from collections.abc import MutableMapping, Sequence
-from typing import Final
 
 import pyarrow as pa
 
 from stemma.maps.features import Judged, judge
 from stemma.maps.layers import Layer
 from stemma.maps.sources import SourceFile, read
-
-VERSION: Final = "1"
-"""Changes when the same rows would be judged otherwise."""
+from stemma.maps.versions import CLEANING
 
 
 def judge_files(layer: Layer, files: Sequence[SourceFile], kept: MutableMapping[str, bytes]) -> list[Judged]:
@@ -45,7 +42,7 @@ def _frame(layer: Layer) -> list[object]:
     described = layer.model_dump(
         mode="json", include={"kind", "columns", "attributes", "bounds", "privacy", "incidents"}
     )
-    return [VERSION, described, layer.source.encoding, layer.source.crs]
+    return [CLEANING, described, layer.source.encoding, layer.source.crs]
 
 
 def _parsed(data: bytes | None) -> Judged | None:

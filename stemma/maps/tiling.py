@@ -27,12 +27,10 @@ from stemma.maps.layer_build import build_tiles, provenance_of, verified
 from stemma.maps.layers import Layer
 from stemma.maps.part_memory import PartMemory
 from stemma.maps.pmtiles import Archive
+from stemma.maps.versions import TILING
 from stemma.progress import Progress, ReportProgress
 from stemma.store.files import FileStore
 from stemma.store.outputs import record_file
-
-VERSION: Final = "1"
-"""Changes when the same features would get other tiles."""
 
 ASSET: Final = "maps/tiles"
 
@@ -50,7 +48,7 @@ def made_of(layer: Layer, cleaned: Cleaned) -> str:
     """A fingerprint of all that an archive's bytes follow from; what precedes the dash is the same while changed
     features alone make the difference.
     """
-    frame = [VERSION, layer.kind, *_encoding(layer)]
+    frame = [TILING, layer.kind, *_encoding(layer)]
     content = [cleaned.features.sha256, [(item.name, item.sha256) for item in cleaned.inputs]]
     said = [layer.title, layer.licence, layer.attribution, layer.description]
     return f"{_digest(frame)}-{_digest([content, said])}"

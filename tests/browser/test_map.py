@@ -19,6 +19,7 @@ from stemma.jobs.running import RunningJob
 from stemma.ledger.service import Ledger
 from stemma.maps import cleaning, lifecycle, tiling
 from stemma.maps.catalog import find_layer
+from stemma.maps.part_memory import PartMemory
 from stemma.maps.registration import register
 from stemma.progress import Progress
 from stemma.store.files import FileStore
@@ -113,7 +114,7 @@ def test_a_build_is_followed_to_its_new_tiles(console: Any, tab: Tab) -> None:
         RunningJob(database, ledger, job, run_id, threading.Event()).progress(Progress("encoded", "tiles", 3, 4, 0.1))
         expect(tab.get_by_label("Encoded: 3 of 4 tiles")).to_have_js_property("value", 3)
         cleaned, _ = cleaning.clean_layer(files, ponds, settings)
-        archive = tiling.build_archive(files, layer, cleaned, None, run_id).archive
+        archive = tiling.build_archive(files, layer, cleaned, None, run_id, PartMemory()).archive
         commit(lambda _: lifecycle.activated(archive))
         commit(lambda connection: jobs.finish(connection, job.id, run_id))
     expect(tab.locator("#how .badge")).to_have_text("done")
