@@ -3,7 +3,6 @@
 import dagster as dg
 
 from stemma.ledger.service import Ledger
-from stemma.notify.delivery import deliver
 from stemma.notify.outbox import has_work
 from stemma.store.database import Database
 from stemma.store.settings import load_settings
@@ -24,6 +23,8 @@ def notify(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     with Database.open(settings) as database:
         if not database.read(has_work):
             return dg.SkipReason("Nothing is to be delivered.")
+        from stemma.notify.delivery import deliver
+
         with Ledger(database.urls, settings) as ledger:
             report = deliver(database, ledger, settings, seconds=_SECONDS_PER_TICK, at_most=_PER_CHANNEL)
     return dg.SkipReason(f"Delivered {report.delivered}, postponed {report.postponed}, failed {report.failed}.")

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-import httpx
-
 from stemma.errors import Unavailable
 from stemma.store.settings import Settings
 from stemma.store.webserver import client
@@ -19,6 +17,9 @@ def ask(settings: Settings, query: str, variables: Mapping[str, Any], *, timeout
 
     Raises Unavailable with code `dagster_unreachable` where the webserver is down, hangs, or answers with no data.
     """
+    # It takes longest of all that the sensors import, which is more often than they ask.
+    import httpx
+
     asked = {"query": query, "variables": dict(variables)}
     try:
         with client(settings, timeout=timeout) as webserver:

@@ -14,12 +14,13 @@ import tempfile
 import zlib
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
-
-import httpx
+from typing import TYPE_CHECKING, Final
 
 from stemma.errors import Unavailable
 from stemma.store.settings import Settings
+
+if TYPE_CHECKING:
+    import httpx
 
 PATH: Final = "/dagster"
 """The path under which both webservers answer, and the API passes them on."""
@@ -64,5 +65,7 @@ def client(settings: Settings, webserver: Webserver = Webserver.FULL, *, timeout
 
     Its requests raise httpx.ConnectError where the webserver is not up.
     """
+    import httpx
+
     transport = httpx.HTTPTransport(uds=str(socket_path(settings, webserver)), verify=_NO_AUTHORITY)
     return httpx.Client(base_url=BASE_URL, transport=transport, timeout=timeout, trust_env=False)
