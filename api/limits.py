@@ -22,9 +22,12 @@ from limits.strategies import MovingWindowRateLimiter
 from stemma.errors import Unavailable
 
 IN_FLIGHT: Final = {
+    "agent_memory": 16,
+    "agents": 1024,
     "approvals": 32,
     "audit": 8,
     "console": 32,
+    "costs": 8,
     "dagster": 64,
     "dagster_websockets": 64,
     "decisions": 64,
@@ -32,15 +35,19 @@ IN_FLIGHT: Final = {
     "events": 32,
     "files": 32,
     "flags": 16,
+    "founder": 8,
     "jobs": 64,
     "keys": 16,
     "learning": 16,
     "ledger": 16,
+    "llm": 1024,
     "maps": 64,
     "memory": 16,
     "nodes": 16,
     "notifications": 8,
     "outcomes": 32,
+    "paper_runs": 32,
+    "papers": 32,
     "policies": 16,
     "receipts": 16,
     "runs": 16,
@@ -50,6 +57,8 @@ IN_FLIGHT: Final = {
     "subjects": 2,
     "telemetry": 4,
     "uploads": 4,
+    "usage": 16,
+    "vault": 8,
     "webhooks": 16,
 }
 

@@ -51,10 +51,23 @@ PERMISSIONS: Final[dict[str, frozenset[Role]]] = {
     "map:read": _EVERYONE,
     "map:read-members": _EVERYONE - {Role.VIEWER},
     "map:write": _BUILDERS,
+    "llm:run": _BUILDERS,
+    "llm:read": _EVERYONE,
+    "llm:budget": _ADMINS,
+    "agents:read": _EVERYONE,
+    "agents:call": _EVERYONE,
+    "agents:remember": _BUILDERS,
+    "agents:operate": _ADMINS,
+    "papers:read": _EVERYONE,
+    "papers:write": _BUILDERS,
+    "papers:review": _BUILDERS | {Role.REVIEWER},
+    "papers:run": _BUILDERS,
     "admin:keys": _ADMINS,
     "admin:audit": _ADMINS,
     "admin:notify": _ADMINS,
     "admin:erase": _TOP,
+    "admin:vault": _TOP,
+    "admin:founder": _TOP,
 }
 
 SCOPES: Final = (

@@ -29,6 +29,10 @@ DO $$ BEGIN
         GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO stemma_app;
         ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO stemma_app;
         ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT USAGE, SELECT ON SEQUENCES TO stemma_app;
+        IF to_regnamespace('p2n') IS NOT NULL THEN
+            GRANT USAGE ON SCHEMA p2n TO stemma_app;
+            GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA p2n TO stemma_app;
+        END IF;
         IF to_regclass('public.ledger') IS NOT NULL THEN
             REVOKE UPDATE, DELETE, TRUNCATE ON ledger FROM stemma_app;
         END IF;
