@@ -172,6 +172,10 @@ class Settings(BaseSettings):
     llm_max_prompt_bytes: int = Field(default=1_000_000, ge=1, description="Larger prompts are refused")
     llm_max_answer_bytes: int = Field(default=1_000_000, ge=1, description="Longer answers are cut off with an error")
 
+    llm_prices: Path | None = Field(
+        default=None, description="YAML file with what models cost this studio; default: stemma/llm/prices.yaml"
+    )
+
     notify_timeout: float = Field(
         default=15.0, ge=0.1, le=25.0, description="Seconds one attempt to deliver a notification may take in all"
     )
