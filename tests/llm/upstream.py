@@ -47,13 +47,14 @@ class Answer:
 
     `after` is how many tokens come before it fails, `gap` the seconds between two, `stamps` replaces each token by the
     time of its sending (`time.time()`), `split` sends single bytes, `usage` says what was used, `wait` is how long
-    nothing at all is sent.
+    nothing at all is sent, `error` what a `status` other than 200 comes with.
     """
 
     text: str = "The quick brown fox jumps over the lazy dog."
     tool_calls: tuple[tuple[str, str], ...] = ()
     status: int = 200
     headers: tuple[tuple[str, str], ...] = ()
+    error: str = "Scripted."
     fails: Fails | None = None
     after: int = 2
     gap: float = 0.0
@@ -253,11 +254,12 @@ class Upstream:
         self._totals.open += 1
         try:
             if answer.wait:
+                reader.at_end = asyncio.current_task().cancel  # type: ignore[union-attr,assignment]
                 await asyncio.sleep(answer.wait)
             if answer.status != 200:
                 self._totals.refused += 1
                 served.ended = "failed"
-                said = json.dumps({"error": {"message": "Scripted.", "type": "scripted", "code": "scripted"}}).encode()
+                said = json.dumps({"error": {"message": answer.error, "type": "scripted", "code": "scripted"}}).encode()
                 return await _whole(writer, answer.status, said, answer.headers)
             served.tokens_in, served.tokens_cached = asked.tokens_in, answer.cached
             self._totals.tokens_in += asked.tokens_in
