@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -102,10 +103,14 @@ def test_another_provider_begins_anew_where_one_breaks_off(
     caller: Caller,
     rows: Rows,
 ) -> None:
-    other = CHAT if provider == RESPONSES else RESPONSES
-    upstream.say(Answer(fails=fails))
-    models = open_models(llm_token_timeout=0.5)
-    parts = list(models.stream_sync(ask(providers=(provider, other)), caller))
+    other, seen = CHAT if provider == RESPONSES else RESPONSES, threading.Event()
+    upstream.say(Answer(fails=fails, until=seen))
+    # Only what stalls has to be waited for.
+    models = open_models(llm_token_timeout=0.5 if fails == "stall" else 60.0)
+    parts: list[Part] = []
+    for part in models.stream_sync(ask(providers=(provider, other)), caller):
+        parts.append(part)
+        seen.set()
     at = parts.index(Restarted(provider, code))
     assert texts(parts[:at]) and TEXT.startswith(texts(parts[:at]))
     assert texts(parts[at:]) == TEXT
@@ -120,10 +125,12 @@ def test_another_provider_begins_anew_where_one_breaks_off(
 def test_the_stream_ends_with_a_typed_error_where_nobody_is_left(
     upstream: Upstream, open_models: OpenModels, ask: Ask, caller: Caller, rows: Rows
 ) -> None:
-    upstream.say(Answer(fails="dies"))
-    parts: list[Part] = []
+    seen = threading.Event()
+    upstream.say(Answer(fails="dies", until=seen))
     with pytest.raises(ProviderAway) as refused:
-        parts.extend(open_models().stream_sync(ask(providers=(CHAT,)), caller))
+        for part in open_models().stream_sync(ask(providers=(CHAT,)), caller):
+            assert isinstance(part, Delta)
+            seen.set()
     assert refused.value.code == "provider_unavailable" and refused.value.status == 503
     assert [row["status"] for row in rows(1)] == ["error"]
 

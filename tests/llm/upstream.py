@@ -33,6 +33,7 @@ MODEL: Final = "loopback-1"
 PRICES: Final = ("1", "4")
 """What a million tokens in and out of `MODEL` cost in US dollars, for tests that give it a price."""
 
+_PATIENCE: Final = 60.0
 _NEXT_WORD = re.compile(r"\s*\S+(?:\s+\Z)?")
 
 
@@ -47,7 +48,8 @@ class Answer:
 
     `after` is how many tokens come before it fails, `gap` the seconds between two, `stamps` replaces each token by the
     time of its sending (`time.time()`), `split` sends single bytes, `usage` says what was used, `wait` is how long
-    nothing at all is sent, `error` what a `status` other than 200 comes with.
+    nothing at all is sent, `error` what a `status` other than 200 comes with. It does not fail before `until` is set,
+    so that its client can have what came before.
     """
 
     text: str = "The quick brown fox jumps over the lazy dog."
@@ -64,6 +66,7 @@ class Answer:
     usage: bool = True
     cached: int = 0
     keep_limit: bool = True
+    until: threading.Event | None = None
 
 
 @dataclass(frozen=True)
@@ -388,6 +391,8 @@ class _Speaking:
         return self._served.tokens_in, self._served.tokens_cached, self._served.tokens_out
 
     async def _fail(self) -> bool:
+        if self._answer.until is not None:
+            await asyncio.to_thread(self._answer.until.wait, _PATIENCE)
         self._served.ended = "failed"
         match self._answer.fails:
             case "dies":
