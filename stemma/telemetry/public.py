@@ -5,15 +5,18 @@ No actor, agent, model, host, document, detail of an error or amount of money is
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from stemma.store.database import Connection
+from stemma.store.database import Connection, Database
 from stemma.telemetry import error_budget, health
 
 # Fewer calls than these would say what single ones did.
 _FEWEST: Final = 20
+_KEPT_SECONDS: Final = 10.0
 _CALLS: Final = """
     SELECT count(*), count(*) FILTER (WHERE status = 'error'),
         percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY latency_ms) FILTER (WHERE status = 'ok')
@@ -63,3 +66,20 @@ def measure(connection: Connection) -> PublicMetrics:
         latency_p99=p99,
         error_budget_left=left,
     )
+
+
+class PublicView:
+    """What `measure` says, looked up every ten seconds at most, however many ask. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._measured: PublicMetrics | None = None
+        self._until = 0.0
+
+    def now(self, database: Database) -> PublicMetrics:
+        """The figures; raises Unavailable where the database does not answer and they are older."""
+        with self._lock:
+            if self._measured is None or time.monotonic() >= self._until:
+                self._measured = database.read(measure)
+                self._until = time.monotonic() + _KEPT_SECONDS
+            return self._measured
