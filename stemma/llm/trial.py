@@ -200,11 +200,16 @@ class Trial:
 
     def error(self) -> StemmaError:
         """Why nobody answered."""
-        latest = {error.provider if isinstance(error, ProviderFailed) else "": error for error in self._failures}
-        if len(latest) == 1:
-            return next(iter(latest.values()))
-        first = self._failures[0]
-        what = " ".join(error.message for error in latest.values())
+        causes: dict[str, StemmaError] = {}
+        for error in self._failures:
+            name = error.provider if isinstance(error, ProviderFailed) else ""
+            # That it is left alone since is no news to whom it failed.
+            if name not in causes or error.code != "provider_resting":
+                causes[name] = error
+        first, *others = causes.values()
+        if not others:
+            return first
+        what = " ".join(error.message for error in causes.values())
         if isinstance(first, ProviderFailed):
             return type(first)(first.code, first.provider, what, hint=first.hint)
         return Unavailable(first.code, what, hint=first.hint)
@@ -222,9 +227,7 @@ class Trial:
 
     def _obstacle(self, candidate: Candidate) -> ProviderAway | None:
         provider, standing = candidate.provider, candidate.provider.standing
-        if standing.state == "disabled":
-            return ProviderAway("provider_not_configured", provider.name, standing.detail)
-        if standing.state == "unavailable" and provider.name == "local":
+        if standing.state == "unavailable":
             return ProviderAway("provider_unavailable", provider.name, standing.detail)
         if not candidate.model:
             return ProviderAway("provider_unavailable", provider.name, f"The provider {provider.name} has no model.")
