@@ -135,13 +135,13 @@ def usage(
 @budgets_app.command("list")
 def list_budgets(as_json: Json = False) -> None:
     """List the budgets and how they stand."""
-    from stemma.llm.budgets import standings
+    from stemma.llm.budgets import Standing, standings
 
     _, database = open_studio()
     with database:
         found = database.read(standings)
     if as_json:
-        print_json({"data": found})
+        print_json({"data": [{name: getattr(one, name) for name in (*Standing.__slots__, "share")} for one in found]})
         return
     rows = [
         (

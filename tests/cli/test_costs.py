@@ -38,6 +38,7 @@ def test_costs_and_usage_are_shown(
     assert "unknown" in stemma("usage", "--provider", "local").out
 
 
+@pytest.mark.usefixtures("settings")
 def test_budgets_are_set_listed_and_removed(done: Stemma, stemma: Stemma) -> None:
     assert "There is no budget" in stemma("budgets", "list").out
     made = done("budgets", "set", "agent", "nova", "--per", "month", "--usd", "5.00", "--tokens", "1000")
@@ -48,6 +49,7 @@ def test_budgets_are_set_listed_and_removed(done: Stemma, stemma: Stemma) -> Non
     assert stemma("budgets", "remove", made["id"]).code == 3
 
 
+@pytest.mark.usefixtures("settings")
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
