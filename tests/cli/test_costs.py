@@ -44,7 +44,7 @@ def test_budgets_are_set_listed_and_removed(done: Stemma, stemma: Stemma) -> Non
     made = done("budgets", "set", "agent", "nova", "--per", "month", "--usd", "5.00", "--tokens", "1000")
     assert "$5.00" in stemma("budgets", "list").out
     (listed,) = done("budgets", "list")["data"]
-    assert (listed["budget"], listed["share"]) == (made, 0)
+    assert (listed["budget"]["id"], listed["share"]) == (made["id"], 0)
     assert "removed" in stemma("budgets", "remove", made["id"]).out
     assert stemma("budgets", "remove", made["id"]).code == 3
 
