@@ -130,6 +130,7 @@ PAGES = (
     Page("decision-waiting", lambda stock: f"/decisions/{stock.governed['waiting'].id}", "if nobody decides by then"),
     Page("decision-resolved", lambda stock: f"/decisions/{stock.governed['resolved'].id}", "As agreed with the"),
     Page("decision-resolve", lambda stock: _resolve(stock), "It takes effect at once"),
+    Page("decision-words", lambda stock: f"/decisions/{stock.governed['alone'].id}/explanation", "In plain words"),
     Page("events", lambda stock: "/events?type=DiscountRequested&limit=12", "CG-12520"),
     Page("event", lambda stock: f"/events/{stock.governed['denied'].event_id}", "higher than any that is given"),
     Page("policies", lambda stock: "/policies", "never given"),
