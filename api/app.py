@@ -22,6 +22,8 @@ from api.routers import (
     API,
     approvals,
     audit,
+    budgets,
+    costs,
     decisions,
     documents,
     events,
@@ -47,6 +49,7 @@ from api.routers import (
     sources,
     subjects,
     telemetry,
+    usage,
     webhooks,
 )
 from api.sessions import UPLOAD
@@ -67,6 +70,8 @@ from stemma.telemetry import collectors
 from stemma.telemetry.appends import AppendObserver
 from stemma.telemetry.checks import check_all
 from stemma.telemetry.metrics import Metrics
+from stemma.telemetry.providers import check_providers
+from stemma.telemetry.public import PublicView
 from stemma.telemetry.recorder import Recorder
 from stemma.telemetry.reporting import open_reporter
 from stemma.telemetry.tracing import open_tracing
@@ -108,6 +113,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.state.in_flight = InFlight()
     app.state.rates = Rates()
     app.state.metrics = Metrics()
+    app.state.public_view = PublicView()
     app.state.tracing = None
     app.state.reporter = None
     problems.install(app)
@@ -149,6 +155,10 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(sessions.pages)
     app.include_router(subjects.router)
     app.include_router(telemetry.router)
+    app.include_router(telemetry.public)
+    app.include_router(usage.router)
+    app.include_router(costs.router)
+    app.include_router(budgets.router)
     app.include_router(notifications.router)
     app.include_router(webhooks.router)
     app.include_router(dagster_proxy.router)
@@ -230,6 +240,6 @@ def _look(metrics: Metrics, settings: Settings, database: Database, ledger: Ledg
         database,
         ledger,
         instance=socket.gethostname(),
-        checks=lambda: check_all(settings, database, ledger.status()),
+        checks=lambda: check_all(settings, database, ledger.status()) | check_providers(settings, database),
         load=lambda: metrics.load(without=(*health.PROBES, telemetry.METRICS_PATH)),
     )

@@ -53,10 +53,14 @@ from stemma.ledger.change import Change
 from stemma.ledger.journal import run_failed
 from stemma.ledger.receipts import Input, sync
 from stemma.ledger.service import Ledger
+from stemma.llm import budgets
+from stemma.llm.budgets import NewBudget
 from stemma.maps.catalog import BuiltArchive
 from stemma.store.database import Database, DatabaseUrls
 from stemma.store.outputs import Artifact
 from stemma.store.settings import REPOSITORY, Settings
+from stemma.telemetry import costs, error_budget, latency
+from stemma.telemetry import days as usage_days
 
 _NEWEST = "finance.discounts@1.1.0"
 _ENOUGH = 30
@@ -118,6 +122,7 @@ PAGES = (
     Page("run-failed", lambda stock: f"/runs/{stock.runs.failed}", "has no words"),
     Page("run-deleted", lambda stock: f"/runs/{stock.run_id}", "Only its receipts are left"),
     Page("run-log", lambda stock: f"/runs/{stock.runs.second}/log?level=INFO", "a word is long"),
+    Page("costs", lambda stock: "/costs", "Error budget left"),
     Page("decisions", lambda stock: "/decisions?limit=12", "The discount is a usual one."),
     Page("decisions-nothing", lambda stock: "/decisions?node=hr&state=lapsed", "No decision matches"),
     Page("review", lambda stock: "/decisions/review", "Orders of more than 10,000"),
@@ -221,6 +226,7 @@ def console(
     execute_runs: Callable[..., Any],
     serve_dagster: Callable[..., AbstractContextManager[None]],
     build_layers: Callable[[Settings, Database], dict[str, BuiltArchive]],
+    add_usage: Callable[..., None],
 ) -> Iterator[Console]:
     """A stocked studio, served once for all pages."""
     urls = new_database()
@@ -229,6 +235,7 @@ def console(
         api_requests_per_minute=1_000_000,
         api_requests_in_flight=1_000,
         api_failures_per_minute=1_000,
+        ff_cost_telemetry=True,
         ff_map_pipeline=True,
     )
     with Database(urls) as database, contextlib.ExitStack() as studio:
@@ -241,6 +248,7 @@ def console(
         instance = studio.enter_context(open_instance(settings, urls))
         studio.enter_context(serve_dagster(instance, settings))
         runs = execute_runs(instance, database, settings)
+        _spend(settings, database, add_usage)
         stock = _stock(settings, database, issued, new_materialization, runs)
         with serve(create_app(settings, database=database), key=issued.key) as client:
             with Ledger(urls, settings) as ledger:
@@ -248,6 +256,27 @@ def console(
                 session = ledger.commit(begun).result(20)
             yield Console(str(client.base_url).rstrip("/"), stock, client, settings, database, issued, session, layers)
     drop_database(urls)
+
+
+def _spend(settings: Settings, database: Database, add_usage: Callable[..., None]) -> None:
+    """Three weeks of calls to models, a budget that is nearly used up and one that is used up."""
+    today = datetime.now(UTC).date()
+    add_usage(database, today - timedelta(days=21), 22, 60)
+    days = usage_days.Span(today - timedelta(days=21), today - timedelta(days=1))
+    for module in (costs, latency, error_budget):
+        module.sync_days(database, days)
+    costs.sync_weeks(database, days)
+    tokens = (30_000, 1)
+    with Ledger(database.urls, settings) as ledger:
+        for period, limit in zip(("day", "month"), tokens, strict=True):
+            wanted = NewBudget("studio", period, limit_tokens=limit)
+            change = database.read(lambda c, wanted=wanted: budgets.set_budget(c, local_principal(), wanted))
+            ledger.commit(change).result(20)
+    with database.transaction() as connection:
+        connection.execute(
+            "INSERT INTO service_health (instance, name, status, ts)"
+            " VALUES ('studio-1', 'provider/openai', 'ok', now())"
+        )
 
 
 def _stock(

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from api.console.pages import (
     approvals,
+    costs,
     decisions,
     events,
     historian,
@@ -30,6 +31,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     search.router,
     jobs.router,
     runs.router,
+    costs.router,
     decisions.router,
     events.router,
     policy_editor.router,
