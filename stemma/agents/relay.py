@@ -56,7 +56,7 @@ Observe = Callable[[str, str, float | None], None]
 class Outside:
     """What agents are given beside models: tools, a memory, and what founders confide; None where there is none."""
 
-    tools: ToolBox
+    tools: ToolBox | None = None
     memory: Memory | None = None
     confidant: Confidant | None = None
 

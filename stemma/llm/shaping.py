@@ -205,6 +205,4 @@ def _require(schema: Mapping[str, Any], value: Any, what: str) -> None:
 
 def _validator(schema: Mapping[str, Any]) -> jsonschema_rs.Draft202012Validator:
     engine = jsonschema_rs.RegexOptions(size_limit=_PATTERN_BYTES)
-    return jsonschema_rs.Draft202012Validator(
-        dict(schema), validate_formats=True, pattern_options=engine, offline=True
-    )
+    return jsonschema_rs.Draft202012Validator(dict(schema), validate_formats=True, pattern_options=engine, offline=True)

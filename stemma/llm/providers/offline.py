@@ -123,7 +123,9 @@ def _chosen(question: str, hits: Sequence[Hit]) -> list[_Passage]:
     terms = [_terms(text) for _, _, text in split]
     rarity = {term: log(1 + len(split) / sum(term in found for found in terms)) for term in asked & set().union(*terms)}
     rated = [
-        _Passage(hit, place, text, (0.5 + hit.score) * sum(rarity[term] for term in asked & found) / (8 + len(found)) ** 0.5)
+        _Passage(
+            hit, place, text, (0.5 + hit.score) * sum(rarity[term] for term in asked & found) / (8 + len(found)) ** 0.5
+        )
         for (hit, place, text), found in zip(split, terms, strict=True)
         if asked & found
     ]
