@@ -34,6 +34,7 @@ from api.routers import (
     keys,
     learning,
     ledger,
+    llm,
     maps,
     memory,
     nodes,
@@ -135,6 +136,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(runs.streams)
     app.include_router(learning.router)
     app.include_router(ledger.router)
+    app.include_router(llm.router)
     app.include_router(maps.router)
     app.include_router(memory.router)
     app.include_router(events.router)
@@ -202,12 +204,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         observer = AppendObserver(app.state.metrics, app.state.tracing)
         ledger = app.state.ledger = opened.enter_context(Ledger(database.urls, settings, observer=observer))
         opened.enter_context(_look(app.state.metrics, settings, database, ledger))
-        meter = opened.enter_context(Meter(database, settings))
-        switches = opened.enter_context(SwitchBoard(database.urls.app))
+        meter = app.state.meter = opened.enter_context(Meter(database, settings))
+        switches = app.state.switches = opened.enter_context(SwitchBoard(database.urls.app))
         async with (
+            Router(settings, searcher, meter, switches) as app.state.router,
             Launches(settings) as app.state.launches,
             Streams(database.urls.app, feed.CHANNEL, model.CHANNEL) as app.state.streams,
-            Router(settings, searcher, meter, switches) as app.state.router,
             _relay(app, settings, database) as app.state.relay,
             dagster_proxy.opened(settings) as app.state.webservers,
         ):

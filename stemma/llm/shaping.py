@@ -1,7 +1,7 @@
 """Tools and forms of answers for models that have no way of their own for them: told in words, read back as JSON.
 
-What is read back is validated against the tool's or the answer's JSON Schema; what does not satisfy it is handed back to
-the model with the reason, for the router to ask again.
+What is read back is validated against the tool's or the answer's JSON Schema; what does not satisfy it is handed back
+to the model with the reason.
 """
 
 from __future__ import annotations

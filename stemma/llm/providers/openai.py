@@ -5,8 +5,9 @@ The SDK sends the request and knows the account; the stream's bytes are read her
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
@@ -16,7 +17,7 @@ from stemma.llm.providers.base import Ended, Feature, Request, Standing
 from stemma.llm.providers.patience import Patience
 from stemma.llm.providers.refusals import refusal
 from stemma.llm.providers.responses import Reading, body
-from stemma.llm.providers.streaming import pieces
+from stemma.llm.providers.streaming import Intake
 from stemma.store.settings import Settings
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ class OpenAI:
         self._standing = _beginning(settings)
 
     async def __aenter__(self) -> Self:
+        if self._standing.state != "disabled":
+            # Importing the SDK takes a second, which no stream should have to wait for.
+            await asyncio.to_thread(importlib.import_module, "openai")
         return self
 
     async def __aexit__(
@@ -71,7 +75,8 @@ class OpenAI:
             await self._opened().with_options(timeout=_LOOK_SECONDS).models.retrieve(self.model)
             self._standing = Standing("ready", "It answers.", (self.model,), now)
         except openai.OpenAIError:
-            self._standing = Standing("unavailable", "It does not answer, or not to this key.", (), now)
+            # It is asked all the same: a look that failed must not switch it off for good.
+            self._standing = Standing("ready", "It did not answer the last look, or not to this key.", (), now)
         return self._standing
 
     async def ask(self, request: Request, patience: Patience) -> AsyncGenerator[str | Ended, None]:
@@ -88,15 +93,11 @@ class OpenAI:
                     raise garbage(NAME, "no stream of events")
                 what = "cut the connection"
                 received = response.iter_bytes()
-
-                async def read() -> bytes:
-                    return await anext(received, b"")
-
-                largest = self._settings.llm_max_answer_bytes
-                stream = pieces(NAME, request, read, Reading(NAME), patience, largest)
-                async with aclosing(stream):
-                    async for piece in stream:
-                        yield piece
+                intake = Intake(NAME, request, Reading(NAME), patience, self._settings.llm_max_answer_bytes)
+                while not intake.over:
+                    if text := intake.feed(await patience.wait(anext(received, b""))):
+                        yield text
+                yield intake.ended()
             finally:
                 await response.close()
         except openai.APIStatusError as error:
@@ -106,7 +107,7 @@ class OpenAI:
             raise away(NAME, what) from error
 
     def _opened(self) -> AsyncOpenAI:
-        """The SDK's client, made at first use: importing it takes a second."""
+        """The SDK's client, made at first use."""
         import httpx
         import openai
 
