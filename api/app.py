@@ -46,6 +46,7 @@ from api.routers import (
     sources,
     subjects,
     telemetry,
+    vault,
     webhooks,
 )
 from api.sessions import UPLOAD
@@ -145,6 +146,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(subjects.router)
     app.include_router(telemetry.router)
     app.include_router(notifications.router)
+    app.include_router(vault.router)
     app.include_router(webhooks.router)
     app.include_router(dagster_proxy.router)
     console.install(app)

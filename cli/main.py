@@ -42,6 +42,7 @@ from cli import (
     receipt,
     serve,
     sessions,
+    vault,
     webhooks,
 )
 from cli.output import err, print_error
@@ -84,6 +85,7 @@ app.add_typer(policy.app, name="policy")
 app.add_typer(learning.promotions, name="promotions")
 app.add_typer(receipt.app, name="receipt")
 app.add_typer(notify.app, name="notify")
+app.add_typer(vault.app, name="vault")
 app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(database.app, name="db")
 
