@@ -23,7 +23,7 @@ def upgrade() -> None:
             FOR EACH STATEMENT EXECUTE FUNCTION announce_switches();
 
         CREATE TABLE vault_key (
-            only    boolean PRIMARY KEY DEFAULT true CHECK (only),
+            single  boolean PRIMARY KEY DEFAULT true CHECK (single),
             key_id  text COLLATE "C" NOT NULL
         );
         COMMENT ON COLUMN vault_key.key_id IS 'Of the master key that seals: a digest that says nothing of it';

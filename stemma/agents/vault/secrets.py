@@ -33,11 +33,11 @@ _COLUMNS: Final = "agent, name, set_by, created_at, set_at"
 # A key that is lost seals nothing any more once every secret is removed.
 _BEGIN: Final = """
     INSERT INTO vault_key (key_id) VALUES (%(key)s)
-    ON CONFLICT (only) DO UPDATE SET key_id = excluded.key_id WHERE NOT EXISTS (SELECT FROM agent_secrets)
+    ON CONFLICT (single) DO UPDATE SET key_id = excluded.key_id WHERE NOT EXISTS (SELECT FROM agent_secrets)
 """
 _REPLACE: Final = """
     INSERT INTO vault_key (key_id) VALUES (%(after)s)
-    ON CONFLICT (only) DO UPDATE SET key_id = excluded.key_id WHERE vault_key.key_id = %(before)s
+    ON CONFLICT (single) DO UPDATE SET key_id = excluded.key_id WHERE vault_key.key_id = %(before)s
 """
 _IN_USE: Final = "SELECT FROM vault_key WHERE key_id = %(key)s FOR SHARE"
 _SET: Final = """
