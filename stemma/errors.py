@@ -127,5 +127,5 @@ class BudgetExhausted(StemmaError):
     """A budget has not enough left for what was asked; trying again before its period ends cannot help."""
 
     status = 402
-    exit_code = 8
+    exit_code = 7
     title = "Budget exhausted"

@@ -136,6 +136,10 @@ class Settings(BaseSettings):
     )
     github_url: str = Field(default="https://api.github.com", description="Where GitHub answers")
 
+    llm_prices: Path | None = Field(
+        default=None, description="YAML file with what models cost this studio; default: stemma/llm/prices.yaml"
+    )
+
     notify_timeout: float = Field(
         default=15.0, ge=0.1, le=25.0, description="Seconds one attempt to deliver a notification may take in all"
     )
