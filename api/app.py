@@ -27,6 +27,7 @@ from api.routers import (
     events,
     files,
     flags,
+    founder,
     health,
     historian,
     jobs,
@@ -137,6 +138,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(policies.router)
     app.include_router(nodes.router)
     app.include_router(flags.router)
+    app.include_router(founder.router)
     app.include_router(receipts.router)
     app.include_router(keys.router)
     app.include_router(audit.router)

@@ -76,7 +76,7 @@ def list_secrets(
 @router.put(
     "/secrets/{agent}/{name}",
     response_model=SecretBody,
-    responses=problems(401, 403, 409, 429, 503),
+    responses=problems(401, 403, 404, 409, 429, 503),
     summary="Set a secret of an agent",
 )
 async def set_secret(

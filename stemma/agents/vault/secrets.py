@@ -15,6 +15,7 @@ from psycopg.rows import class_row
 from pydantic import SecretStr
 
 from stemma.access.principal import Principal
+from stemma.agents import roster
 from stemma.agents.vault.master_keys import MasterKeys, make_key
 from stemma.errors import Conflict, InvalidInput, NotFound
 from stemma.ledger.change import Change
@@ -27,7 +28,6 @@ from stemma.store.settings import Settings
 PERMISSION: Final = "admin:vault"
 MAX_VALUE_BYTES: Final = 16_384
 
-_AGENT: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _NAME: Final = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
 _COLUMNS: Final = "agent, name, set_by, created_at, set_at"
 # A key that is lost seals nothing any more once every secret is removed.
@@ -72,8 +72,8 @@ def set_secret(
 ) -> Change[Secret]:
     """Give an agent a secret, in place of one of the same name. The first makes the key that seals.
 
-    Raises Forbidden; InvalidInput that names the field and repeats no value; Unavailable (`vault_key_lost`); Conflict
-    where the key was rotated meanwhile.
+    Raises Forbidden; NotFound for an agent that has no file; InvalidInput that names the field and repeats no value;
+    Unavailable (`vault_key_lost`); Conflict where the key was rotated meanwhile.
     """
     principal.require(PERMISSION)
     _check(agent, name)
@@ -197,9 +197,7 @@ def _told(principal: Principal, action: str, agent: str, name: str) -> tuple[New
 
 
 def _check(agent: str, name: str) -> None:
-    if not _AGENT.fullmatch(agent):
-        what = "An agent's name is lower-case letters, digits and hyphens."
-        raise InvalidInput("agent_invalid", what, field="agent", hint="`stemma agent list` lists them.")
+    roster.load().find(agent)
     if not _NAME.fullmatch(name):
         what = "A secret's name has 1 to 63 capital letters, digits and underscores, and begins with a letter."
         raise InvalidInput("secret_name_invalid", what, field="name", hint="Write GITHUB_TOKEN.")
