@@ -8,17 +8,19 @@ from fastapi import APIRouter, Form, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from api.access import allow
-from api.console.forms import redirect
+from api.console.forms import new_token, redirect
 from api.console.rendering import render
 from api.deps import DatabaseDep, LedgerDep, SettingsDep
 from api.limits import limited
+from api.routers.agents import RelayDep
 from stemma.access.catalog import list_keys
 from stemma.access.principal import Principal
 from stemma.agents import roster
+from stemma.agents.model import Call
 from stemma.agents.vault import confidences
 from stemma.approvals import catalog as approvals
 from stemma.approvals.model import State
-from stemma.errors import StemmaError
+from stemma.errors import Forbidden, StemmaError
 from stemma.governance.decisions import flags
 from stemma.ledger.change import Change
 from stemma.llm import founder_totals, switches
@@ -77,12 +79,33 @@ async def stop(
     return redirect("/godmode", said="Every node is stopped." if on else "The nodes may act again.")
 
 
+@router.post("/ask")
+async def ask(
+    request: Request,
+    principal: FounderDep,
+    database: DatabaseDep,
+    settings: SettingsDep,
+    relay: RelayDep,
+    agent: Annotated[str, Form(max_length=64)] = "",
+    asked: Annotated[str, Form(alias="input")] = "",
+) -> Response:
+    """Asks an agent without scripts: the answer is on this page, this once."""
+    if not principal.founder:
+        hint = "Sign in with a key of the role GODMODE."
+        raise Forbidden("role_forbidden", "Only a founder's calls are unlogged.", hint=hint)
+    call = Call(roster.load().find(agent), principal, request.state.request_id, "/godmode/ask", asked, memory=False)
+    running = await relay.begin(call)
+    given = {"asked": asked, "text": (await running.answer()).text}
+    return await run_in_threadpool(_page, request, principal, database, settings, given=given)
+
+
 def _page(
     request: Request,
     principal: Principal,
     database: Database,
     settings: Settings,
     error: StemmaError | None = None,
+    given: dict[str, str] | None = None,
 ) -> Response:
     with database.snapshot() as connection:
         thrown = {switch.name: switch for switch in switches.list_switches(connection)}
@@ -97,6 +120,8 @@ def _page(
         status=error.status if error else 200,
         store=False,
         error=error,
+        given=given,
+        once=new_token(),
         thrown=thrown,
         providers=_PROVIDERS,
         agents=tuple(roster.load()),
