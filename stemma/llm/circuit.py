@@ -48,13 +48,13 @@ class Circuit:
 
     def failed(self, retry_after: float | None = None) -> None:
         """An admitted call failed; `retry_after` is for how long the provider asks to be left alone."""
+        if self.resting:
+            # It was begun before the rest, and says nothing new.
+            return
         self._failures += 1
         self._trial_until = 0.0
-        rest = 0.0
-        if self._failures >= FAILURES:
-            rest = _REST * 2 ** min(self._failures - FAILURES, 8)
-        rest = min(max(rest, retry_after or 0.0), _LONGEST_REST)
-        self._until = max(self._until, self._clock() + rest)
+        rest = _REST * 2 ** min(self._failures - FAILURES, 8) if self._failures >= FAILURES else 0.0
+        self._until = self._clock() + min(max(rest, retry_after or 0.0), _LONGEST_REST)
 
     def left(self) -> None:
         """An admitted call ended without saying anything of the provider, as when its caller went away."""

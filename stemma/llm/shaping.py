@@ -1,7 +1,7 @@
 """Tools and forms of answers for models that have no way of their own for them: told in words, read back as JSON.
 
-What is read back is validated against the tool's or the answer's JSON Schema; what does not satisfy it is handed back to
-the model with the reason, for the router to ask again.
+What is read back is validated against the tool's or the answer's JSON Schema; what does not satisfy it is handed back
+to the model with the reason.
 """
 
 from __future__ import annotations
@@ -205,6 +205,4 @@ def _require(schema: Mapping[str, Any], value: Any, what: str) -> None:
 
 def _validator(schema: Mapping[str, Any]) -> jsonschema_rs.Draft202012Validator:
     engine = jsonschema_rs.RegexOptions(size_limit=_PATTERN_BYTES)
-    return jsonschema_rs.Draft202012Validator(
-        dict(schema), validate_formats=True, pattern_options=engine, offline=True
-    )
+    return jsonschema_rs.Draft202012Validator(dict(schema), validate_formats=True, pattern_options=engine, offline=True)

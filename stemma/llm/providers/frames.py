@@ -21,9 +21,9 @@ class Frames:
         self._rest = b""
 
     def feed(self, received: bytes) -> list[bytes]:
-        """The data of the events that are complete now; raises ProviderFailed (`provider_garbage`) for one beyond 4 MiB.
+        """The data of the events that are complete now; events without data, such as comments, are left out.
 
-        Events without data, such as comments, are left out.
+        Raises ProviderFailed (`provider_garbage`) for an event beyond 4 MiB.
         """
         if b"\r" in received:
             received = received.replace(b"\r", b"")

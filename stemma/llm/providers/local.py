@@ -9,7 +9,6 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
@@ -19,7 +18,7 @@ from stemma.llm.providers.base import Ended, Feature, Request, Standing
 from stemma.llm.providers.chat import Reading, body
 from stemma.llm.providers.patience import Patience
 from stemma.llm.providers.refusals import missing, refusal
-from stemma.llm.providers.streaming import pieces
+from stemma.llm.providers.streaming import Intake
 from stemma.store.settings import Settings
 
 if TYPE_CHECKING:
@@ -135,11 +134,11 @@ class Local:
                 if response.content_type != "text/event-stream":
                     raise garbage(NAME, "no stream of events")
                 what = "cut the connection"
-                largest = self._settings.llm_max_answer_bytes
-                stream = pieces(NAME, request, response.content.readany, Reading(NAME), patience, largest)
-                async with aclosing(stream):
-                    async for piece in stream:
-                        yield piece
+                intake = Intake(NAME, request, Reading(NAME), patience, self._settings.llm_max_answer_bytes)
+                while not intake.over:
+                    if text := intake.feed(await patience.wait(response.content.readany())):
+                        yield text
+                yield intake.ended()
         except (OSError, self._client_error()) as error:
             raise away(NAME, what) from error
 

@@ -36,11 +36,14 @@ _LONGEST_PASSAGE: Final = 600
 _THREADS: Final = 4
 _SENTENCE: Final = re.compile(r"(?<=[.!?:])\s+(?=[\w\"'“(`*\[#-])|\n\s*\n|\n(?=\s*(?:[-*#>|]|\d+[.)]\s))")
 _WORD: Final = re.compile(r"\w{2,}")
-_QUESTION_WORDS: Final = frozenset(
-    "about after all also an and any are as at be been but by can could do does did for from get give had has have how"
-    " if in into is it its me my no not of on one or our please shall should so some tell than that the their them then"
-    " there these they this those to up us use was we were what when where which who why will with would you your".split()
-)
+_QUESTION_WORDS: Final = frozenset({
+    "about", "after", "all", "also", "an", "and", "any", "are", "as", "at", "be", "been", "but", "by", "can", "could",
+    "do", "does", "did", "for", "from", "get", "give", "had", "has", "have", "how", "if", "in", "into", "is", "it",
+    "its", "me", "my", "no", "not", "of", "on", "one", "or", "our", "please", "shall", "should", "so", "some", "tell",
+    "than", "that", "the", "their", "them", "then", "there", "these", "they", "this", "those", "to", "up", "us",
+    "use", "was", "we", "were", "what", "when", "where", "which", "who", "why", "will", "with", "would", "you",
+    "your",
+})  # fmt: skip
 
 
 class Offline:
@@ -72,8 +75,8 @@ class Offline:
         return Standing("ready", "It quotes the index and asks no model.", (MODEL,))
 
     def has(self, feature: Feature, model: str) -> bool:
-        """It uses no tools and fills no schema."""
-        return False
+        """It reads no instructions: what is told to it directly, it leaves alone."""
+        return True
 
     async def look(self) -> Standing:
         """The same."""
@@ -123,7 +126,9 @@ def _chosen(question: str, hits: Sequence[Hit]) -> list[_Passage]:
     terms = [_terms(text) for _, _, text in split]
     rarity = {term: log(1 + len(split) / sum(term in found for found in terms)) for term in asked & set().union(*terms)}
     rated = [
-        _Passage(hit, place, text, (0.5 + hit.score) * sum(rarity[term] for term in asked & found) / (8 + len(found)) ** 0.5)
+        _Passage(
+            hit, place, text, (0.5 + hit.score) * sum(rarity[term] for term in asked & found) / (8 + len(found)) ** 0.5
+        )
         for (hit, place, text), found in zip(split, terms, strict=True)
         if asked & found
     ]

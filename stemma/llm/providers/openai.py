@@ -6,7 +6,6 @@ The SDK sends the request and knows the account; the stream's bytes are read her
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
@@ -16,7 +15,7 @@ from stemma.llm.providers.base import Ended, Feature, Request, Standing
 from stemma.llm.providers.patience import Patience
 from stemma.llm.providers.refusals import refusal
 from stemma.llm.providers.responses import Reading, body
-from stemma.llm.providers.streaming import pieces
+from stemma.llm.providers.streaming import Intake
 from stemma.store.settings import Settings
 
 if TYPE_CHECKING:
@@ -88,15 +87,11 @@ class OpenAI:
                     raise garbage(NAME, "no stream of events")
                 what = "cut the connection"
                 received = response.iter_bytes()
-
-                async def read() -> bytes:
-                    return await anext(received, b"")
-
-                largest = self._settings.llm_max_answer_bytes
-                stream = pieces(NAME, request, read, Reading(NAME), patience, largest)
-                async with aclosing(stream):
-                    async for piece in stream:
-                        yield piece
+                intake = Intake(NAME, request, Reading(NAME), patience, self._settings.llm_max_answer_bytes)
+                while not intake.over:
+                    if text := intake.feed(await patience.wait(anext(received, b""))):
+                        yield text
+                yield intake.ended()
             finally:
                 await response.close()
         except openai.APIStatusError as error:

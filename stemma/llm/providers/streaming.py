@@ -1,17 +1,17 @@
-"""From the bytes of a provider's response to the pieces of its answer, within what an answer may be."""
+"""From the bytes of a provider's response to the text of its answer, within what an answer may be."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from stemma.llm.failures import too_long
-from stemma.llm.providers.base import Answering, Ended, Request
+from stemma.llm.providers.base import Ended, Request
 from stemma.llm.providers.frames import Frames
 from stemma.llm.providers.patience import Patience
 
-_PIECES_PER_TOKEN = 2
-_SPARE_PIECES = 64
+# Servers that cut multi-byte characters apart send more pieces than tokens.
+_PIECES_PER_TOKEN: Final = 2
+_SPARE_PIECES: Final = 64
 
 
 class Reading(Protocol):
@@ -28,39 +28,42 @@ class Reading(Protocol):
         ...
 
 
-async def pieces(
-    provider: str,
-    request: Request,
-    read: Callable[[], Awaitable[bytes]],
-    reading: Reading,
-    patience: Patience,
-    largest: int,
-) -> Answering:
-    """The text as it comes, what came together as one piece, then the end. `read` gives b"" at the end of the stream.
-
-    Raises ProviderFailed: `provider_garbage`, `provider_unavailable` where it broke off, and `answer_too_long` beyond
-    `largest` bytes, or where events go on well beyond the tokens that were asked for.
+class Intake:
+    """Takes the bytes of one answer as they come. Its methods raise ProviderFailed: `provider_garbage`,
+    `provider_unavailable` where the stream breaks off, and `answer_too_long` beyond `largest` characters, or where
+    events go on well beyond the tokens that were asked for.
     """
-    frames = Frames(provider)
-    left, events = largest, request.max_tokens * _PIECES_PER_TOKEN + _SPARE_PIECES
-    while not reading.over:
-        received = await patience.wait(read())
+
+    def __init__(self, provider: str, request: Request, reading: Reading, patience: Patience, largest: int) -> None:
+        self._provider = provider
+        self._reading = reading
+        self._patience = patience
+        self._frames = Frames(provider)
+        self._tokens = request.max_tokens
+        self._pieces = request.max_tokens * _PIECES_PER_TOKEN + _SPARE_PIECES
+        self._largest = self._left = largest
+        self.over = False
+
+    def feed(self, received: bytes) -> str:
+        """The text in these bytes, which may be none; b"" says that the stream is over."""
         if not received:
-            frames.finish()
-            break
-        came = frames.feed(received)
-        if not came:
-            continue
-        patience.progress()
-        texts = [text for data in came if (text := reading.text_of(data))]
-        if not texts:
-            continue
-        events -= len(texts)
-        text = texts[0] if len(texts) == 1 else "".join(texts)
-        left -= len(text)
-        if events < 0:
-            raise too_long(provider, f"the {request.max_tokens:,} tokens it was asked for")
-        if left < 0:
-            raise too_long(provider, f"{largest:,} characters")
-        yield text
-    yield reading.ended()
+            self._frames.finish()
+            self.over = True
+            return ""
+        text = ""
+        for data in self._frames.feed(received):
+            if added := self._reading.text_of(data):
+                text = text + added if text else added
+                self._pieces -= 1
+            self._patience.progress()
+        self._left -= len(text)
+        if self._pieces < 0:
+            raise too_long(self._provider, f"the {self._tokens:,} tokens it was asked for")
+        if self._left < 0:
+            raise too_long(self._provider, f"{self._largest:,} characters")
+        self.over = self._reading.over
+        return text
+
+    def ended(self) -> Ended:
+        """The end of the answer."""
+        return self._reading.ended()
