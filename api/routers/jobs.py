@@ -134,7 +134,9 @@ class KindBody(BaseModel):
     permission: str | None = Field(description="What it takes beside `jobs:write`")
     max_attempts: int
     max_runtime_seconds: int
-    executed_in: str = Field(description="`dagster`, or `api` for what begins by a request of its own", examples=["dagster"])
+    executed_in: str = Field(
+        description="`dagster`, or `api` for what begins by a request of its own", examples=["dagster"]
+    )
 
 
 class KindsBody(BaseModel):

@@ -32,12 +32,12 @@ def upgrade() -> None:
         CREATE INDEX agent_memories_owner ON agent_memories (agent, owner, tier, position);
         CREATE INDEX agent_memories_origins ON agent_memories USING gin (origins) WHERE origins <> '{}';
         CREATE INDEX agent_memories_expiry ON agent_memories (expires_at) WHERE pinned_at IS NULL;
-        COMMENT ON COLUMN agent_memories.owner IS 'The actor whose calls recall it; null: everybody who calls the agent';
+        COMMENT ON COLUMN agent_memories.owner IS 'The actor whose calls recall it; null: everybody''s';
         COMMENT ON COLUMN agent_memories.text IS 'Redacted before it was stored';
         COMMENT ON COLUMN agent_memories.source IS 'Where it comes from: a call, a person, or a day that was distilled';
-        COMMENT ON COLUMN agent_memories.origins IS 'The memories that it was distilled from; it is forgotten with any of them';
+        COMMENT ON COLUMN agent_memories.origins IS 'What it was distilled from; it is forgotten with any of them';
         COMMENT ON COLUMN agent_memories.day IS 'The day (UTC) that it was distilled from';
-        COMMENT ON COLUMN agent_memories.embedding IS 'Of the text, unit length; null until the model of that time made one';
+        COMMENT ON COLUMN agent_memories.embedding IS 'Of the text, unit length; null until it was made';
 
         CREATE TABLE agent_memory_days (
             agent           text COLLATE "C" NOT NULL,
@@ -46,10 +46,12 @@ def upgrade() -> None:
             input_sha256    bytea NOT NULL,
             content_sha256  bytea NOT NULL,
             facts           bigint NOT NULL,
+            closed          boolean NOT NULL DEFAULT false,
             made_at         timestamptz NOT NULL DEFAULT now(),
             PRIMARY KEY (agent, owner, day)
         );
         COMMENT ON COLUMN agent_memory_days.input_sha256 IS 'Over the episodes of the day; another one: it is stale';
+        COMMENT ON COLUMN agent_memory_days.closed IS 'Something of it was forgotten: it is not distilled again';
     """)
 
 

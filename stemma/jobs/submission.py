@@ -56,7 +56,9 @@ def submit(connection: Connection, principal: Principal, request: JobRequest) ->
     return _queued(principal, kind, given, now, request.priority, _checked_time(request.scheduled_at, now))
 
 
-def begin(connection: Connection, principal: Principal, name: str, given: Mapping[str, Any], holder: str) -> Change[Job]:
+def begin(
+    connection: Connection, principal: Principal, name: str, given: Mapping[str, Any], holder: str
+) -> Change[Job]:
     """Start a job of a kind that is executed in the API, at once and held by `holder`, which prolongs its lease.
 
     Raises Forbidden without the kind's permission, InvalidInput for input that it does not take.

@@ -93,9 +93,7 @@ async def fetch_async(
         ) from error
 
 
-async def _follow(
-    url: httpx.URL, max_bytes: int, allow: Sequence[Network], hosts: Collection[str] | None
-) -> Fetched:
+async def _follow(url: httpx.URL, max_bytes: int, allow: Sequence[Network], hosts: Collection[str] | None) -> Fetched:
     no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
     timeout = httpx.Timeout(None, connect=_CONNECT_TIMEOUT)
     # The context reads SSL_CERT_FILE; the client reads no variable, so no proxy or .netrc changes the route.

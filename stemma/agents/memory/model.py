@@ -1,7 +1,7 @@
 """What a memory is: whose it is, where it comes from, and how long it stays.
 
-Short-term memories are the last calls, word for word; episodic ones are summaries of calls; semantic ones are facts with
-their source; vector ones are passages, found by nearness alone.
+Short-term memories are the last calls, word for word; episodic ones are summaries of calls; semantic ones are facts
+with their source; vector ones are passages, found by nearness alone.
 """
 
 from __future__ import annotations
@@ -43,6 +43,11 @@ class Remembered:
     expires_at: datetime | None
     pinned_by: str | None
     pinned_at: datetime | None
+
+    @property
+    def pinned(self) -> bool:
+        """Whether somebody said that it stays."""
+        return self.pinned_at is not None
 
     @property
     def told_source(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from pydantic import Field
@@ -26,7 +27,7 @@ class Asked(Arguments):
 
 
 def _decide(use: Use, asked: Asked) -> Found:
-    if asked.node not in use.grant.nodes:
+    if not any(fnmatchcase(asked.node, pattern) for pattern in use.grant.nodes):
         hint = f"Allowed are {', '.join(use.grant.nodes) or 'none'}."
         raise Forbidden("node_refused", f"The node {asked.node} is not allowed.", field="node", hint=hint)
     decision = _decided(use, asked)

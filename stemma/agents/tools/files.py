@@ -13,9 +13,9 @@ from pydantic import Field
 
 from stemma.agents.tools.model import Arguments, Found, Tool, Use
 from stemma.errors import Conflict, Forbidden, InvalidInput, NotFound, TooLarge
-from stemma.store.files import check_key, make_folders, staged
+from stemma.store.files import check_key, staged
 
-OPEN: Final = frozenset({"agents", "files", "inbox"})
+OPEN: Final = frozenset({"drafts", "files", "inbox", "logs"})
 """The folders of the home below which files can be granted."""
 MAX_READ: Final = 1 << 20
 MAX_WRITTEN: Final = 1 << 18
@@ -55,8 +55,7 @@ def _read(use: Use, wanted: Place) -> Found:
 def _write(use: Use, wanted: NewFile) -> Found:
     path = _granted(use, wanted.path)
     content = _encoded(wanted.text)
-    make_folders(path.parent)
-    with staged(use.studio.settings.home / "agents") as file:
+    with staged(path.parent) as file:
         file.write(content)
         file.flush()
         if not file.create(path):

@@ -101,4 +101,6 @@ def _read(tool: Tool, text: str) -> Arguments:
 def _failed(name: str, error: StemmaError) -> ToolResult:
     told: dict[str, Any] = {"error": error.code, "message": error.message, "field": error.field, "hint": error.hint}
     said = {key: value for key, value in told.items() if value is not None}
-    return ToolResult(marked(name if name in TOOLS else "asked for", said), code=error.code, facts={"error": error.code})
+    return ToolResult(
+        marked(name if name in TOOLS else "asked for", said), code=error.code, facts={"error": error.code}
+    )

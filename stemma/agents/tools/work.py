@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from pydantic import Field
@@ -25,6 +26,7 @@ MADE_BY: Final = {
     "governance/knowledge_snapshots": "governance:distil",
     "governance/scorecards": "governance:distil",
     "governance/drift": "governance:distil",
+    "agents/semantic_memory": "agents:distil",
 }
 """The kind of job that makes each asset, beside others of the same kind."""
 
@@ -34,12 +36,14 @@ class WhichAsset(Arguments):
 
     asset: str = Field(max_length=200, description=f"One of {', '.join(MADE_BY)}")
     partition: str | None = Field(
-        default=None, max_length=200, description="A source of knowledge/…, a layer of maps/…, a day of governance/…"
+        default=None,
+        max_length=200,
+        description="A source of knowledge/…, a layer of maps/…, a day of governance/… and agents/…",
     )
 
 
 def _materialize(use: Use, wanted: WhichAsset) -> Found:
-    if wanted.asset not in use.grant.assets:
+    if not any(fnmatchcase(wanted.asset, pattern) for pattern in use.grant.assets):
         hint = f"Allowed are {', '.join(use.grant.assets) or 'none'}."
         raise Forbidden("asset_refused", f"The asset {wanted.asset} is not allowed.", field="asset", hint=hint)
     if wanted.asset not in MADE_BY:
