@@ -20,6 +20,7 @@ from api.limits import InFlight, Rates
 from api.middleware import BodyLimit, LoopbackOnly, RequestLog, SecurityHeaders, TextGuard, is_loopback
 from api.routers import (
     API,
+    agent_memory,
     approvals,
     audit,
     decisions,
@@ -53,6 +54,9 @@ from api.routers import (
 from api.sessions import UPLOAD
 from api.streams import Streams
 from api.telemetry import Telemetry
+from stemma.agents.memory.keeper import Keeper
+from stemma.agents.tools.model import Studio
+from stemma.agents.tools.toolbox import Tools
 from stemma.errors import InvalidInput
 from stemma.governance.decisions.deciding import Decider
 from stemma.jobs import model
@@ -131,6 +135,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(ledger.router)
     app.include_router(maps.router)
     app.include_router(memory.router)
+    app.include_router(agent_memory.router)
     app.include_router(events.router)
     app.include_router(events.aliases)
     app.include_router(outcomes.router)
@@ -197,6 +202,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         _open_telemetry(app, settings, opened)
         observer = AppendObserver(app.state.metrics, app.state.tracing)
         ledger = app.state.ledger = opened.enter_context(Ledger(database.urls, settings, observer=observer))
+        app.state.keeper = Keeper(settings, database, ledger)
+        app.state.tools = Tools(Studio(settings, database, searcher, app.state.decider, ledger))
         opened.enter_context(_look(app.state.metrics, settings, database, ledger))
         async with (
             Launches(settings) as app.state.launches,

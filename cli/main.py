@@ -18,6 +18,7 @@ import typer
 from typer.exceptions import TyperException
 
 from cli import (
+    agent_memory,
     approvals,
     browser,
     database,
@@ -79,6 +80,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="keys")
 app.add_typer(learning.app, name="learning")
 app.add_typer(maps.app, name="maps")
+app.add_typer(agent_memory.app, name="memory")
 app.add_typer(nodes.app, name="nodes")
 app.add_typer(outcomes.app, name="outcomes")
 app.add_typer(policy.app, name="policy")
