@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from fastapi import APIRouter, Form, Path, Request, Response
+from fastapi import APIRouter, Depends, Form, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from api.access import allow
@@ -13,12 +13,13 @@ from api.console.forms import FormOnceDep, kept, new_token, redirect
 from api.console.rendering import render
 from api.deps import DatabaseDep, LedgerDep, PageDep
 from api.limits import limited
-from api.routers.agents import AgentLogsDep, RelayDep
+from api.routers.agents import RelayDep, get_logs
 from stemma.access.permissions import Role, permissions_of
 from stemma.access.principal import Principal
 from stemma.agents import prompts, records, roster
 from stemma.agents.asking import narrowed
 from stemma.agents.history import find_call, list_calls
+from stemma.agents.logs import AgentLogs
 from stemma.agents.memory import catalog as memories
 from stemma.agents.memory import storing
 from stemma.agents.model import Agent, Call
@@ -39,7 +40,7 @@ CallerDep = Annotated[Principal, allow("agents:call")]
 OperatorDep = Annotated[Principal, allow("agents:operate")]
 NamePath = Annotated[str, Path(max_length=64)]
 JobPath = Annotated[UUID, Path()]
-IdPath = Annotated[UUID, Path(alias="id")]
+LogsDep = Annotated[AgentLogs, Depends(get_logs)]
 
 
 @router.get("")
@@ -149,7 +150,7 @@ def show_prompt(request: Request, principal: ReaderDep, database: DatabaseDep, n
 
 
 @router.get("/{name}/log")
-def show_log(request: Request, principal: OperatorDep, logs: AgentLogsDep, name: NamePath) -> Response:
+def show_log(request: Request, principal: OperatorDep, logs: LogsDep, name: NamePath) -> Response:
     """The newest lines of the agent's log, the newest first."""
     agent = roster.load().find(name)
     lines = list(reversed(logs.tail(agent.name, _LINES)))
