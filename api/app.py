@@ -21,6 +21,7 @@ from api.middleware import BodyLimit, LoopbackOnly, RequestLog, SecurityHeaders,
 from api.routers import (
     API,
     agent_memory,
+    agents,
     approvals,
     audit,
     decisions,
@@ -54,15 +55,21 @@ from api.routers import (
 from api.sessions import UPLOAD
 from api.streams import Streams
 from api.telemetry import Telemetry
+from stemma.agents.logs import AgentLogs
 from stemma.agents.memory.keeper import Keeper
+from stemma.agents.relay import Outside, Relay
 from stemma.agents.tools.model import Studio
 from stemma.agents.tools.toolbox import Tools
+from stemma.agents.vault.confidences import Confidences
 from stemma.errors import InvalidInput
 from stemma.governance.decisions.deciding import Decider
 from stemma.jobs import model
 from stemma.knowledge.search import Searcher
 from stemma.ledger import feed
 from stemma.ledger.service import Ledger
+from stemma.llm.metering import Meter
+from stemma.llm.router import Router
+from stemma.llm.switches import SwitchBoard
 from stemma.store.database import Database
 from stemma.store.settings import Settings, load_settings
 from stemma.telemetry import collectors
@@ -129,6 +136,8 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(jobs.router)
     app.include_router(jobs.streams)
     app.include_router(jobs.aliases)
+    app.include_router(agents.router)
+    app.include_router(agents.aliases)
     app.include_router(runs.router)
     app.include_router(runs.streams)
     app.include_router(learning.router)
@@ -205,12 +214,23 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.keeper = Keeper(settings, database, ledger)
         app.state.tools = Tools(Studio(settings, database, searcher, app.state.decider, ledger))
         opened.enter_context(_look(app.state.metrics, settings, database, ledger))
+        meter = opened.enter_context(Meter(database, settings))
+        switches = opened.enter_context(SwitchBoard(database.urls.app))
         async with (
             Launches(settings) as app.state.launches,
             Streams(database.urls.app, feed.CHANNEL, model.CHANNEL) as app.state.streams,
+            Router(settings, searcher, meter, switches) as app.state.router,
+            _relay(app, settings, database, switches) as app.state.relay,
             dagster_proxy.opened(settings) as app.state.webservers,
         ):
             yield
+
+
+def _relay(app: FastAPI, settings: Settings, database: Database, switches: SwitchBoard) -> Relay:
+    """The relay of agents' calls, over what the process has opened."""
+    logs = app.state.agent_logs = AgentLogs(settings)
+    outside = Outside(app.state.tools, app.state.keeper, Confidences(settings, switches), switches)
+    return Relay(database, app.state.ledger, app.state.router, outside, logs, observe=app.state.metrics.agent_called)
 
 
 def _open_telemetry(app: FastAPI, settings: Settings, opened: contextlib.ExitStack) -> None:

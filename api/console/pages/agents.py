@@ -23,7 +23,7 @@ from stemma.agents.logs import AgentLogs
 from stemma.agents.memory import catalog as memories
 from stemma.agents.memory import storing
 from stemma.agents.model import Agent, Call
-from stemma.errors import NotFound, StemmaError
+from stemma.errors import NotFound
 from stemma.ledger.change import Change
 from stemma.llm import switches
 from stemma.registry import catalog as registry
@@ -108,9 +108,7 @@ def show_history(
     """What the agent was asked, the newest first."""
     agent = roster.load().find(name)
     found = database.read(lambda c: list_calls(c, principal, agent.name, cursor=page.cursor, limit=page.limit))
-    return _page(
-        request, principal, agent, "history", "pages/agent_history.html", page=found, first=not page.cursor
-    )
+    return _page(request, principal, agent, "history", "pages/agent_history.html", page=found, first=not page.cursor)
 
 
 @router.get("/{name}/calls/{job_id}")
@@ -166,9 +164,7 @@ def show_memory(
     found = database.read(
         lambda c: memories.list_memories(c, principal, agent.name, cursor=page.cursor, limit=page.limit)
     )
-    return _page(
-        request, principal, agent, "memory", "pages/agent_memory.html", page=found, first=not page.cursor
-    )
+    return _page(request, principal, agent, "memory", "pages/agent_memory.html", page=found, first=not page.cursor)
 
 
 @router.get("/{name}/memory/forget")
@@ -211,9 +207,7 @@ def roles_for(agent: Agent, principal: Principal) -> list[Role]:
     return [role for role in (principal.role, *lesser) if role in agent.roles]
 
 
-def _page(
-    request: Request, principal: Principal, agent: Agent, here: str, template: str, **context: Any
-) -> Response:
+def _page(request: Request, principal: Principal, agent: Agent, here: str, template: str, **context: Any) -> Response:
     return render(
         request,
         template,
