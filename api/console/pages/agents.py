@@ -213,7 +213,7 @@ def _page(request: Request, principal: Principal, agent: Agent, here: str, templ
         template,
         store=False,
         agent=agent,
-        here=here,
+        place=here,
         roles=roles_for(agent, principal) if principal.may("agents:call") else [],
         may_operate=principal.may("agents:operate"),
         once=new_token(),

@@ -1,4 +1,4 @@
-"""GodMode: the switches over calls to models, what can be overridden, and the totals that are kept of founders' calls."""
+"""GodMode: the switches over calls to models, what can be overridden, and what is kept of founders' calls."""
 
 from __future__ import annotations
 
