@@ -73,9 +73,7 @@ def test_an_agent_is_asked_and_what_it_said_is_read_again(desk: Desk, wait_until
 
 
 def test_what_an_agent_remembers_is_shown_and_forgotten(desk: Desk) -> None:
-    given = desk.client.post(
-        "/api/v1/agents/lyra/memory", json=HERONS
-    )
+    given = desk.client.post("/api/v1/agents/lyra/memory", json=HERONS)
     assert given.status_code == 201, given.text
     shown = desk.client.get("/agents/lyra/memory").text
     assert "The editor likes herons." in shown
