@@ -7,12 +7,13 @@ from typing import Any
 
 import dagster as dg
 
-from assets import governance, governance_checks, knowledge, knowledge_checks, maps, maps_checks
+from assets import agents, agents_checks, governance, governance_checks, knowledge, knowledge_checks, maps, maps_checks
 from assets.job_runs import claiming_in_process
 from assets.jobs import KIND_JOBS, governance_days, knowledge_refresh
 from resources.browser import BrowserResource
 from resources.progress import ProgressLog
 from resources.store import StoreResource
+from schedules.agents import distil_memory
 from schedules.governance import aggregate_day, distil_day
 from schedules.knowledge import reread_sources
 from sensors.approvals import approvals
@@ -32,8 +33,10 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
     """The asset graph with its checks, jobs, sensors and schedules; tests and the command line swap resources."""
     resources: dict[str, Any] = {"store": StoreResource(), "progress": ProgressLog(), "browser": BrowserResource()}
     return dg.Definitions(
-        assets=dg.load_assets_from_modules([knowledge, governance, maps]),
-        asset_checks=dg.load_asset_checks_from_modules([knowledge_checks, governance_checks, maps_checks]),
+        assets=dg.load_assets_from_modules([agents, knowledge, governance, maps]),
+        asset_checks=dg.load_asset_checks_from_modules(
+            [agents_checks, knowledge_checks, governance_checks, maps_checks]
+        ),
         jobs=[knowledge_refresh, governance_days, *KIND_JOBS],
         sensors=[
             inbox,
@@ -52,7 +55,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             jobs_failed,
             jobs_cancelled,
         ],
-        schedules=[reread_sources, aggregate_day, distil_day],
+        schedules=[reread_sources, aggregate_day, distil_day, distil_memory],
         resources={**resources, **(resource_overrides or {})},
         executor=claiming_in_process,
     )

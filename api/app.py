@@ -20,6 +20,7 @@ from api.limits import InFlight, Rates
 from api.middleware import BodyLimit, LoopbackOnly, RequestLog, SecurityHeaders, TextGuard, is_loopback
 from api.routers import (
     API,
+    agent_memory,
     agents,
     approvals,
     audit,
@@ -28,6 +29,7 @@ from api.routers import (
     events,
     files,
     flags,
+    founder,
     health,
     historian,
     jobs,
@@ -48,13 +50,18 @@ from api.routers import (
     sources,
     subjects,
     telemetry,
+    vault,
     webhooks,
 )
 from api.sessions import UPLOAD
 from api.streams import Streams
 from api.telemetry import Telemetry
 from stemma.agents.logs import AgentLogs
+from stemma.agents.memory.keeper import Keeper
 from stemma.agents.relay import Outside, Relay
+from stemma.agents.tools.model import Studio
+from stemma.agents.tools.toolbox import Tools
+from stemma.agents.vault.confidences import Confidences
 from stemma.errors import InvalidInput
 from stemma.governance.decisions.deciding import Decider
 from stemma.jobs import model
@@ -139,6 +146,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(llm.router)
     app.include_router(maps.router)
     app.include_router(memory.router)
+    app.include_router(agent_memory.router)
     app.include_router(events.router)
     app.include_router(events.aliases)
     app.include_router(outcomes.router)
@@ -146,6 +154,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(policies.router)
     app.include_router(nodes.router)
     app.include_router(flags.router)
+    app.include_router(founder.router)
     app.include_router(receipts.router)
     app.include_router(keys.router)
     app.include_router(audit.router)
@@ -155,6 +164,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(subjects.router)
     app.include_router(telemetry.router)
     app.include_router(notifications.router)
+    app.include_router(vault.router)
     app.include_router(webhooks.router)
     app.include_router(dagster_proxy.router)
     console.install(app)
@@ -203,6 +213,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         _open_telemetry(app, settings, opened)
         observer = AppendObserver(app.state.metrics, app.state.tracing)
         ledger = app.state.ledger = opened.enter_context(Ledger(database.urls, settings, observer=observer))
+        app.state.keeper = Keeper(settings, database, ledger)
+        app.state.tools = Tools(Studio(settings, database, searcher, app.state.decider, ledger))
         opened.enter_context(_look(app.state.metrics, settings, database, ledger))
         meter = app.state.meter = opened.enter_context(Meter(database, settings))
         switches = app.state.switches = opened.enter_context(SwitchBoard(database.urls.app))
@@ -210,16 +222,17 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             Router(settings, searcher, meter, switches) as app.state.router,
             Launches(settings) as app.state.launches,
             Streams(database.urls.app, feed.CHANNEL, model.CHANNEL) as app.state.streams,
-            _relay(app, settings, database) as app.state.relay,
+            _relay(app, settings, database, switches) as app.state.relay,
             dagster_proxy.opened(settings) as app.state.webservers,
         ):
             yield
 
 
-def _relay(app: FastAPI, settings: Settings, database: Database) -> Relay:
+def _relay(app: FastAPI, settings: Settings, database: Database, switches: SwitchBoard) -> Relay:
     """The relay of agents' calls, over what the process has opened."""
     logs = app.state.agent_logs = AgentLogs(settings)
-    return Relay(database, app.state.ledger, app.state.router, Outside(), logs, observe=app.state.metrics.agent_called)
+    outside = Outside(app.state.tools, app.state.keeper, Confidences(settings, switches), switches)
+    return Relay(database, app.state.ledger, app.state.router, outside, logs, observe=app.state.metrics.agent_called)
 
 
 def _open_telemetry(app: FastAPI, settings: Settings, opened: contextlib.ExitStack) -> None:

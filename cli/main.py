@@ -18,6 +18,7 @@ import typer
 from typer.exceptions import TyperException
 
 from cli import (
+    agent_memory,
     approvals,
     browser,
     database,
@@ -42,6 +43,7 @@ from cli import (
     receipt,
     serve,
     sessions,
+    vault,
     webhooks,
 )
 from cli.output import err, print_error
@@ -78,12 +80,14 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="keys")
 app.add_typer(learning.app, name="learning")
 app.add_typer(maps.app, name="maps")
+app.add_typer(agent_memory.app, name="memory")
 app.add_typer(nodes.app, name="nodes")
 app.add_typer(outcomes.app, name="outcomes")
 app.add_typer(policy.app, name="policy")
 app.add_typer(learning.promotions, name="promotions")
 app.add_typer(receipt.app, name="receipt")
 app.add_typer(notify.app, name="notify")
+app.add_typer(vault.app, name="vault")
 app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(database.app, name="db")
 

@@ -7,7 +7,8 @@ import dagster as dg
 from assets.jobs import governance_aggregate, governance_distil
 
 
-def _yesterday(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+def yesterday(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    """One run, for the day before the tick."""
     day = (context.scheduled_execution_time.date() - timedelta(days=1)).isoformat()
     return dg.RunRequest(run_key=day, partition_key=day)
 
@@ -22,7 +23,7 @@ def _yesterday(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
 )
 def aggregate_day(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     """One run, for yesterday."""
-    return _yesterday(context)
+    return yesterday(context)
 
 
 @dg.schedule(
@@ -35,4 +36,4 @@ def aggregate_day(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
 )
 def distil_day(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     """One run, for yesterday."""
-    return _yesterday(context)
+    return yesterday(context)

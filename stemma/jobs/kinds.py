@@ -149,6 +149,16 @@ _ALL: Final = (
         executed_in="api",
     ),
     Kind(
+        "agents:distil",
+        "Distils what agents learned on a day",
+        input=OfDay,
+        materializes=True,
+        partition="day",
+        permission="agents:operate",
+        max_attempts=3,
+        check=_check_day,
+    ),
+    Kind(
         "noop",
         "Does nothing, after a pause if one is asked for: shows that jobs are run",
         input=Pause,
