@@ -21,6 +21,7 @@ from api.middleware import BodyLimit, LoopbackOnly, RequestLog, SecurityHeaders,
 from api.routers import (
     API,
     agent_memory,
+    agents,
     approvals,
     audit,
     decisions,
@@ -34,6 +35,7 @@ from api.routers import (
     keys,
     learning,
     ledger,
+    llm,
     maps,
     memory,
     nodes,
@@ -52,7 +54,9 @@ from api.routers import (
 from api.sessions import UPLOAD
 from api.streams import Streams
 from api.telemetry import Telemetry
+from stemma.agents.logs import AgentLogs
 from stemma.agents.memory.keeper import Keeper
+from stemma.agents.relay import Outside, Relay
 from stemma.agents.tools.model import Studio
 from stemma.agents.tools.toolbox import Tools
 from stemma.errors import InvalidInput
@@ -61,6 +65,9 @@ from stemma.jobs import model
 from stemma.knowledge.search import Searcher
 from stemma.ledger import feed
 from stemma.ledger.service import Ledger
+from stemma.llm.metering import Meter
+from stemma.llm.router import Router
+from stemma.llm.switches import SwitchBoard
 from stemma.store.database import Database
 from stemma.store.settings import Settings, load_settings
 from stemma.telemetry import collectors
@@ -127,10 +134,13 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(jobs.router)
     app.include_router(jobs.streams)
     app.include_router(jobs.aliases)
+    app.include_router(agents.router)
+    app.include_router(agents.aliases)
     app.include_router(runs.router)
     app.include_router(runs.streams)
     app.include_router(learning.router)
     app.include_router(ledger.router)
+    app.include_router(llm.router)
     app.include_router(maps.router)
     app.include_router(memory.router)
     app.include_router(agent_memory.router)
@@ -199,14 +209,26 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         observer = AppendObserver(app.state.metrics, app.state.tracing)
         ledger = app.state.ledger = opened.enter_context(Ledger(database.urls, settings, observer=observer))
         app.state.keeper = Keeper(settings, database)
-        app.state.tools = Tools(Studio(settings, database, searcher, app.state.decider, ledger))
         opened.enter_context(_look(app.state.metrics, settings, database, ledger))
+        meter = app.state.meter = opened.enter_context(Meter(database, settings))
+        switches = app.state.switches = opened.enter_context(SwitchBoard(database.urls.app))
         async with (
+            Router(settings, searcher, meter, switches) as app.state.router,
             Launches(settings) as app.state.launches,
             Streams(database.urls.app, feed.CHANNEL, model.CHANNEL) as app.state.streams,
+            _relay(app, settings, database) as app.state.relay,
             dagster_proxy.opened(settings) as app.state.webservers,
         ):
             yield
+
+
+def _relay(app: FastAPI, settings: Settings, database: Database) -> Relay:
+    """The relay of agents' calls, over what the process has opened."""
+    state = app.state
+    logs = state.agent_logs = AgentLogs(settings)
+    tools = Tools(Studio(settings, database, state.searcher, state.decider, state.ledger))
+    outside = Outside(tools, state.keeper)
+    return Relay(database, state.ledger, state.router, outside, logs, observe=state.metrics.agent_called)
 
 
 def _open_telemetry(app: FastAPI, settings: Settings, opened: contextlib.ExitStack) -> None:

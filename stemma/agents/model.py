@@ -5,8 +5,9 @@ Shapes alone. Who reads the roster, calls models and writes things down is said 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Annotated, Any, Final, Literal, Protocol
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from stemma.access.permissions import Role
 from stemma.access.principal import Principal
 from stemma.governance.policy import Prose
 from stemma.knowledge.models import Hit
-from stemma.llm.model import Prompt, ToolCall, ToolsMode, ToolSpec
+from stemma.llm.model import Caller, Part, Prompt, ToolCall, ToolsMode, ToolSpec, Usage
 
 Tier = Literal["short_term", "episodic", "semantic", "vector"]
 
@@ -89,6 +90,43 @@ class Agent(_Part):
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    """A request to an agent. `principal` has the role that the request was narrowed to; `context` is the caller's."""
+
+    agent: Agent
+    principal: Principal
+    request_id: str
+    route: str
+    asked: str
+    context: Mapping[str, Any] | None = None
+    memory: bool = True
+
+    @property
+    def founder(self) -> bool:
+        """Whether it leaves no trace."""
+        return self.principal.role is Role.GODMODE
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an agent answered, as a whole; `cost` is in US dollars, None where unknown.
+
+    `prompt` is the version of what the agent was told, `rounds` how often the model was asked.
+    """
+
+    text: str
+    prompt: str
+    provider: str
+    model: str
+    rounds: int
+    usage: Usage
+    cost: Decimal | None
+    latency_ms: float
+    ttft_ms: float | None
+    citations: tuple[Hit, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ToolContext:
     """For whom a tool is used. `principal` has the role that the call was narrowed to.
 
@@ -113,6 +151,14 @@ class ToolResult:
     code: str | None = None
     citations: tuple[Hit, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Models(Protocol):
+    """Who answers: the router of `stemma.llm`."""
+
+    def stream(self, prompt: Prompt, caller: Caller) -> AsyncIterator[Part]:
+        """The answer part by part; closing it stops the provider."""
+        ...
 
 
 class ToolBox(Protocol):

@@ -6,6 +6,7 @@ published while the studio runs, and every call says which it was answered under
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from stemma.access.principal import Principal
@@ -50,13 +51,14 @@ def publish_missing(database: Database, ledger: Ledger, principal: Principal, ro
     """
     new = []
     for agent in roster:
-        change = database.read(lambda connection, agent=agent: _unpublished(connection, principal, agent))
+        change = database.read(partial(unpublished, principal=principal, agent=agent))
         if change is not None:
             new.append(ledger.commit(change).result())
     return tuple(new)
 
 
-def _unpublished(connection: Connection, principal: Principal, agent: Agent) -> Change[Published] | None:
+def unpublished(connection: Connection, principal: Principal, agent: Agent) -> Change[Published] | None:
+    """The publication of what the agent's file says; None where that is published. Raises what publishing raises."""
     version = parse_version(agent.prompt.version)
     draft = Draft(name_of(agent), version, agent.prompt.changelog, {"text": agent.prompt.text})
     try:
