@@ -29,6 +29,7 @@ from api.routers import (
     events,
     files,
     flags,
+    founder,
     health,
     historian,
     jobs,
@@ -49,6 +50,7 @@ from api.routers import (
     sources,
     subjects,
     telemetry,
+    vault,
     webhooks,
 )
 from api.sessions import UPLOAD
@@ -59,6 +61,7 @@ from stemma.agents.memory.keeper import Keeper
 from stemma.agents.relay import Outside, Relay
 from stemma.agents.tools.model import Studio
 from stemma.agents.tools.toolbox import Tools
+from stemma.agents.vault.confidences import Confidences
 from stemma.errors import InvalidInput
 from stemma.governance.decisions.deciding import Decider
 from stemma.jobs import model
@@ -151,6 +154,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(policies.router)
     app.include_router(nodes.router)
     app.include_router(flags.router)
+    app.include_router(founder.router)
     app.include_router(receipts.router)
     app.include_router(keys.router)
     app.include_router(audit.router)
@@ -160,6 +164,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(subjects.router)
     app.include_router(telemetry.router)
     app.include_router(notifications.router)
+    app.include_router(vault.router)
     app.include_router(webhooks.router)
     app.include_router(dagster_proxy.router)
     console.install(app)
@@ -209,6 +214,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         observer = AppendObserver(app.state.metrics, app.state.tracing)
         ledger = app.state.ledger = opened.enter_context(Ledger(database.urls, settings, observer=observer))
         app.state.keeper = Keeper(settings, database)
+        app.state.tools = Tools(Studio(settings, database, searcher, app.state.decider, ledger))
         opened.enter_context(_look(app.state.metrics, settings, database, ledger))
         meter = app.state.meter = opened.enter_context(Meter(database, settings))
         switches = app.state.switches = opened.enter_context(SwitchBoard(database.urls.app))
@@ -216,19 +222,17 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             Router(settings, searcher, meter, switches) as app.state.router,
             Launches(settings) as app.state.launches,
             Streams(database.urls.app, feed.CHANNEL, model.CHANNEL) as app.state.streams,
-            _relay(app, settings, database) as app.state.relay,
+            _relay(app, settings, database, switches) as app.state.relay,
             dagster_proxy.opened(settings) as app.state.webservers,
         ):
             yield
 
 
-def _relay(app: FastAPI, settings: Settings, database: Database) -> Relay:
+def _relay(app: FastAPI, settings: Settings, database: Database, switches: SwitchBoard) -> Relay:
     """The relay of agents' calls, over what the process has opened."""
-    state = app.state
-    logs = state.agent_logs = AgentLogs(settings)
-    tools = Tools(Studio(settings, database, state.searcher, state.decider, state.ledger))
-    outside = Outside(tools, state.keeper)
-    return Relay(database, state.ledger, state.router, outside, logs, observe=state.metrics.agent_called)
+    logs = app.state.agent_logs = AgentLogs(settings)
+    outside = Outside(app.state.tools, app.state.keeper, Confidences(settings, switches), switches)
+    return Relay(database, app.state.ledger, app.state.router, outside, logs, observe=app.state.metrics.agent_called)
 
 
 def _open_telemetry(app: FastAPI, settings: Settings, opened: contextlib.ExitStack) -> None:

@@ -19,6 +19,7 @@ from typer.exceptions import TyperException
 
 from cli import (
     agent_memory,
+    agents,
     approvals,
     browser,
     database,
@@ -43,6 +44,7 @@ from cli import (
     receipt,
     serve,
     sessions,
+    vault,
     webhooks,
 )
 from cli.output import err, print_error
@@ -69,6 +71,7 @@ ledger.add_commands(app)
 memory.add_commands(app)
 personal.add_commands(app)
 sessions.add_commands(app)
+app.add_typer(agents.app, name="agent")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(browser.app, name="browser")
 app.add_typer(decisions.app, name="decisions")
@@ -86,6 +89,7 @@ app.add_typer(policy.app, name="policy")
 app.add_typer(learning.promotions, name="promotions")
 app.add_typer(receipt.app, name="receipt")
 app.add_typer(notify.app, name="notify")
+app.add_typer(vault.app, name="vault")
 app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(database.app, name="db")
 

@@ -26,13 +26,14 @@ from stemma.agents.model import Agent, Answer, Call, Confidant, Exchange, Memory
 from stemma.agents.running import Cancelled, Running, last_event
 from stemma.agents.scribe import Scribe
 from stemma.agents.stream import Stream
-from stemma.errors import Conflict, NotFound, StemmaError, Unavailable
+from stemma.errors import Conflict, Forbidden, NotFound, StemmaError, Unavailable
 from stemma.jobs import lifecycle
 from stemma.jobs.lifecycle import Failure
 from stemma.jobs.model import Job
 from stemma.ledger.change import Change
 from stemma.ledger.service import Ledger
 from stemma.ledger.writer import Statement
+from stemma.llm.switches import SwitchBoard
 from stemma.registry.model import Published
 from stemma.store.database import Connection, Database
 
@@ -54,11 +55,14 @@ Observe = Callable[[str, str, float | None], None]
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """What agents are given beside models: tools, a memory, and what founders confide; None where there is none."""
+    """What agents are given beside models: tools, a memory, what founders confide, and the switches that say which
+    agents are not called; None where there is none.
+    """
 
     tools: ToolBox | None = None
     memory: Memory | None = None
     confidant: Confidant | None = None
+    switches: SwitchBoard | None = None
 
 
 class Relay:
@@ -123,6 +127,7 @@ class Relay:
         the agent takes the caller's role, TooLarge, InvalidInput, Unavailable, and what committing raises.
         """
         check(call)
+        self._require_included(call.agent)
         if self._stopping or len(self._running) >= MOST_CALLS:
             raise Unavailable("agents_busy", "No more calls are taken now.", hint="Try again in some seconds.")
         if call.founder:
@@ -146,6 +151,12 @@ class Relay:
         running.recorded.set_result(True)
         self._log(running, "call_started", actor=call.principal.actor)
         return running
+
+    def _require_included(self, agent: Agent) -> None:
+        switches = self._outside.switches
+        if switches is not None and switches.now().excludes_agent(agent.name):
+            what = f"{agent.title} is excluded: it answers nobody."
+            raise Forbidden("agent_excluded", what, field="agent", hint="GodMode lifts that.")
 
     def _start(self, running: Running) -> Running:
         self._running.add(running)

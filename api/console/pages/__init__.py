@@ -5,9 +5,11 @@ from typing import Final
 from fastapi import APIRouter
 
 from api.console.pages import (
+    agents,
     approvals,
     decisions,
     events,
+    godmode,
     historian,
     jobs,
     keys,
@@ -28,6 +30,7 @@ from api.console.pages import (
 ROUTERS: Final[tuple[APIRouter, ...]] = (
     overview.router,
     search.router,
+    agents.router,
     jobs.router,
     runs.router,
     decisions.router,
@@ -43,5 +46,6 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     receipts.router,
     ledger.router,
     keys.router,
+    godmode.router,
     preferences.router,
 )
