@@ -213,7 +213,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         _open_telemetry(app, settings, opened)
         observer = AppendObserver(app.state.metrics, app.state.tracing)
         ledger = app.state.ledger = opened.enter_context(Ledger(database.urls, settings, observer=observer))
-        app.state.keeper = Keeper(settings, database, ledger)
+        app.state.keeper = Keeper(settings, database)
         app.state.tools = Tools(Studio(settings, database, searcher, app.state.decider, ledger))
         opened.enter_context(_look(app.state.metrics, settings, database, ledger))
         meter = app.state.meter = opened.enter_context(Meter(database, settings))
