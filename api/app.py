@@ -36,6 +36,7 @@ from api.routers import (
     keys,
     learning,
     ledger,
+    llm,
     maps,
     memory,
     nodes,
@@ -142,6 +143,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(runs.streams)
     app.include_router(learning.router)
     app.include_router(ledger.router)
+    app.include_router(llm.router)
     app.include_router(maps.router)
     app.include_router(memory.router)
     app.include_router(agent_memory.router)
@@ -214,23 +216,24 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.keeper = Keeper(settings, database, ledger)
         app.state.tools = Tools(Studio(settings, database, searcher, app.state.decider, ledger))
         opened.enter_context(_look(app.state.metrics, settings, database, ledger))
-        meter = opened.enter_context(Meter(database, settings))
-        switches = opened.enter_context(SwitchBoard(database.urls.app))
+        meter = app.state.meter = opened.enter_context(Meter(database, settings))
+        switches = app.state.switches = opened.enter_context(SwitchBoard(database.urls.app))
         async with (
+            Router(settings, searcher, meter, switches) as app.state.router,
             Launches(settings) as app.state.launches,
             Streams(database.urls.app, feed.CHANNEL, model.CHANNEL) as app.state.streams,
-            Router(settings, searcher, meter, switches) as app.state.router,
-            _relay(app, settings, database, switches) as app.state.relay,
+            _relay(app, settings, database) as app.state.relay,
             dagster_proxy.opened(settings) as app.state.webservers,
         ):
             yield
 
 
-def _relay(app: FastAPI, settings: Settings, database: Database, switches: SwitchBoard) -> Relay:
+def _relay(app: FastAPI, settings: Settings, database: Database) -> Relay:
     """The relay of agents' calls, over what the process has opened."""
-    logs = app.state.agent_logs = AgentLogs(settings)
-    outside = Outside(app.state.tools, app.state.keeper, Confidences(settings, switches), switches)
-    return Relay(database, app.state.ledger, app.state.router, outside, logs, observe=app.state.metrics.agent_called)
+    state, logs = app.state, AgentLogs(settings)
+    state.agent_logs = logs
+    outside = Outside(state.tools, state.keeper, Confidences(settings, state.switches), state.switches)
+    return Relay(database, state.ledger, state.router, outside, logs, observe=state.metrics.agent_called)
 
 
 def _open_telemetry(app: FastAPI, settings: Settings, opened: contextlib.ExitStack) -> None:

@@ -18,13 +18,14 @@ from typing import Any, Final
 
 import structlog
 
-from stemma.store.logs import redact_event
+from stemma.redaction import redact
 from stemma.store.settings import Settings
 
 MAX_BYTES: Final = 5_000_000
 KEPT: Final = 5
 """How many full files are kept beside the one that is written to."""
 
+_CHOSEN: Final = frozenset({"request_id", "tool"})
 _log = structlog.get_logger(__name__)
 
 
@@ -33,6 +34,7 @@ class AgentLogs:
 
     def __init__(self, settings: Settings, *, max_bytes: int = MAX_BYTES) -> None:
         self._folder = settings.home / "logs" / "agents"
+        self._made = False
         self._max_bytes = max_bytes
 
     def path(self, agent: str) -> Path:
@@ -40,9 +42,10 @@ class AgentLogs:
         return self._folder / f"{agent}.jsonl"
 
     def write(self, agent: str, event: str, **facts: Any) -> None:
-        """Add a line, redacted; work does not fail for want of one."""
-        said = {"timestamp": datetime.now(UTC).isoformat(), "level": "info", "event": event, "agent": agent, **facts}
-        line = json.dumps(redact_event(None, event, said), default=str, ensure_ascii=False)
+        """Add a line, what others chose the words of redacted; work does not fail for want of one."""
+        said = {name: redact(value).text if name in _CHOSEN else value for name, value in facts.items()}
+        named = {"timestamp": datetime.now(UTC).isoformat(), "level": "info", "event": event, "agent": agent}
+        line = json.dumps(named | said, default=str, ensure_ascii=False)
         try:
             self._append(self.path(agent), f"{line}\n".encode(errors="replace"))
         except OSError as error:
@@ -62,7 +65,9 @@ class AgentLogs:
                         yield json.loads(line)
 
     def _append(self, path: Path, line: bytes) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._made:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._made = True
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             os.write(descriptor, line)

@@ -154,14 +154,22 @@ class Router:
         allowed = self._switches.now().allowed(wanted, founder=caller.founder) or (OFFLINE,)
         if self._local.name in allowed:
             await self._local.known()
-        return [
-            Candidate(
-                self._providers[name],
-                self._circuits[name],
-                (prompt.model if name == named[0] else None) or self._providers[name].model,
-            )
-            for name in allowed
-        ]
+        candidates = [self._candidate(name, prompt.model if name == named[0] else None) for name in allowed]
+        usable = [one for one in candidates if one.provider.standing.state != "disabled"]
+        if not usable:
+            what = " ".join(one.provider.standing.detail for one in candidates)
+            raise InvalidInput("provider_not_configured", what, field="providers", hint="Ask another provider.")
+        if prompt.schema is not None:
+            usable = [one for one in usable if one.provider.name != OFFLINE]
+        if not usable:
+            what = "No model may be asked now, and the offline provider only quotes: it fills no schema."
+            raise InvalidInput("schema_needs_model", what, field="schema", hint="Ask without a schema.")
+        return usable
+
+    def _candidate(self, name: str, model: str | None) -> Candidate:
+        provider = self._providers[name]
+        chosen = provider.model if name == OFFLINE else model or provider.model
+        return Candidate(provider, self._circuits[name], chosen)
 
     def _mocked(self, name: str) -> str:
         """`offline` for a provider without credentials, where USE_MOCKS says so."""

@@ -227,9 +227,7 @@ class Trial:
 
     def _obstacle(self, candidate: Candidate) -> ProviderAway | None:
         provider, standing = candidate.provider, candidate.provider.standing
-        if standing.state == "disabled":
-            return ProviderAway("provider_not_configured", provider.name, standing.detail)
-        if standing.state == "unavailable" and provider.name == "local":
+        if standing.state == "unavailable":
             return ProviderAway("provider_unavailable", provider.name, standing.detail)
         if not candidate.model:
             return ProviderAway("provider_unavailable", provider.name, f"The provider {provider.name} has no model.")

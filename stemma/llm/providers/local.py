@@ -101,9 +101,9 @@ class Local:
         try:
             async with asyncio.timeout(_LOOK_SECONDS):
                 models = await self._models()
-            self._standing = Standing("ready", f"It answers at {self._url}.", models, datetime.now(UTC))
+            self._standing = Standing("ready", "It answers.", models, datetime.now(UTC))
         except (OSError, ValueError, TypeError, KeyError, self._client_error()):
-            what = f"Nothing that lists models answers at {self._url}."
+            what = "Nothing that lists models answers at STEMMA_LOCAL_MODEL_URL."
             self._standing = Standing("unavailable", what, (), datetime.now(UTC))
         finally:
             self._looked_at = time.monotonic()

@@ -14,8 +14,8 @@ from math import log
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
+from stemma.errors import Unavailable
 from stemma.knowledge.models import Hit
-from stemma.llm.failures import ProviderFailed
 from stemma.llm.model import Message
 from stemma.llm.providers.base import Ended, Feature, Request, Standing
 from stemma.llm.providers.patience import Patience
@@ -27,6 +27,7 @@ NAME: Final = "offline"
 MODEL: Final = "extractive-1"
 PREFACE: Final = "Offline: no model was asked. This is what the studio's own documents say."
 NOTHING: Final = "Offline: no model was asked, and the studio's own documents say nothing about this."
+NO_INDEX: Final = "Offline: no model was asked, and the studio has read no documents yet."
 
 _HITS: Final = 8
 _SOURCES: Final = 4
@@ -34,6 +35,7 @@ _PASSAGES: Final = 5
 _LONGEST_QUESTION: Final = 2000
 _LONGEST_PASSAGE: Final = 600
 _THREADS: Final = 4
+_CHARACTERS_PER_TOKEN: Final = 4
 _SENTENCE: Final = re.compile(r"(?<=[.!?:])\s+(?=[\w\"'“(`*\[#-])|\n\s*\n|\n(?=\s*(?:[-*#>|]|\d+[.)]\s))")
 _WORD: Final = re.compile(r"\w{2,}")
 _QUESTION_WORDS: Final = frozenset({
@@ -83,26 +85,29 @@ class Offline:
         return self.standing
 
     async def ask(self, request: Request, patience: Patience) -> AsyncGenerator[str | Ended, None]:
-        """Quote the index; raises ProviderFailed for an answer that has to satisfy a schema, Unavailable where there is
-        no index.
-        """
-        if request.schema is not None:
-            what = "The offline provider quotes documents: it cannot answer in a form that is asked for."
-            raise ProviderFailed("answer_invalid", NAME, what, hint="Ask a model.", blamed=False)
+        """Quote the index; raises Unavailable where it or the database cannot be read."""
         question = _question(request.messages)
         hits: tuple[Hit, ...] = ()
         if question:
             search = self._threads.submit(self._searcher.search, question, k=_HITS)
-            hits = (await patience.wait(asyncio.wrap_future(search))).hits
+            try:
+                hits = (await patience.wait(asyncio.wrap_future(search))).hits
+            except Unavailable as error:
+                if error.code != "index_missing":
+                    raise
+                yield NO_INDEX
+                yield Ended("stop", None)
+                return
         passages = _chosen(question, hits)
         cited = tuple(dict.fromkeys(passage.hit for passage in passages))
-        left = request.max_tokens * 4
+        left, cut = request.max_tokens * _CHARACTERS_PER_TOKEN, False
         for part in _told(passages, cited):
-            if len(part) > left:
+            cut = len(part) > left
+            if cut:
                 break
             left -= len(part)
             yield part
-        yield Ended("stop" if left >= 0 else "length", None, citations=cited)
+        yield Ended("length" if cut else "stop", None, citations=cited)
 
 
 def _question(messages: Sequence[Message]) -> str:

@@ -5,6 +5,8 @@ The SDK sends the request and knows the account; the stream's bytes are read her
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from types import TracebackType
@@ -37,6 +39,9 @@ class OpenAI:
         self._standing = _beginning(settings)
 
     async def __aenter__(self) -> Self:
+        if self._standing.state != "disabled":
+            # Importing the SDK takes a second, which no stream should have to wait for.
+            await asyncio.to_thread(importlib.import_module, "openai")
         return self
 
     async def __aexit__(
@@ -70,7 +75,8 @@ class OpenAI:
             await self._opened().with_options(timeout=_LOOK_SECONDS).models.retrieve(self.model)
             self._standing = Standing("ready", "It answers.", (self.model,), now)
         except openai.OpenAIError:
-            self._standing = Standing("unavailable", "It does not answer, or not to this key.", (), now)
+            # It is asked all the same: a look that failed must not switch it off for good.
+            self._standing = Standing("ready", "It did not answer the last look, or not to this key.", (), now)
         return self._standing
 
     async def ask(self, request: Request, patience: Patience) -> AsyncGenerator[str | Ended, None]:
@@ -101,7 +107,7 @@ class OpenAI:
             raise away(NAME, what) from error
 
     def _opened(self) -> AsyncOpenAI:
-        """The SDK's client, made at first use: importing it takes a second."""
+        """The SDK's client, made at first use."""
         import httpx
         import openai
 
