@@ -213,8 +213,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         _open_telemetry(app, settings, opened)
         observer = AppendObserver(app.state.metrics, app.state.tracing)
         ledger = app.state.ledger = opened.enter_context(Ledger(database.urls, settings, observer=observer))
-        app.state.keeper = Keeper(settings, database, ledger)
-        app.state.tools = Tools(Studio(settings, database, searcher, app.state.decider, ledger))
+        app.state.keeper = Keeper(settings, database)
         opened.enter_context(_look(app.state.metrics, settings, database, ledger))
         meter = app.state.meter = opened.enter_context(Meter(database, settings))
         switches = app.state.switches = opened.enter_context(SwitchBoard(database.urls.app))
@@ -230,9 +229,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 def _relay(app: FastAPI, settings: Settings, database: Database) -> Relay:
     """The relay of agents' calls, over what the process has opened."""
-    state, logs = app.state, AgentLogs(settings)
-    state.agent_logs = logs
-    outside = Outside(state.tools, state.keeper, Confidences(settings, state.switches), state.switches)
+    state = app.state
+    logs = state.agent_logs = AgentLogs(settings)
+    tools = Tools(Studio(settings, database, state.searcher, state.decider, state.ledger))
+    outside = Outside(tools, state.keeper, Confidences(settings, state.switches), state.switches)
     return Relay(database, state.ledger, state.router, outside, logs, observe=state.metrics.agent_called)
 
 

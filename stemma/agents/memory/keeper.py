@@ -7,7 +7,6 @@ from stemma.access.principal import Principal
 from stemma.agents.memory import recalling, storing
 from stemma.agents.memory.vectors import Encoder
 from stemma.agents.model import Agent, Exchange, Recollection
-from stemma.ledger.service import Ledger
 from stemma.store.database import Database, database_time
 from stemma.store.settings import Settings
 
@@ -15,10 +14,9 @@ from stemma.store.settings import Settings
 class Keeper:
     """Keeps what agents remember. Thread-safe; one per process, `encoder` is shared with who stores besides."""
 
-    def __init__(self, settings: Settings, database: Database, ledger: Ledger) -> None:
+    def __init__(self, settings: Settings, database: Database) -> None:
         self.encoder = Encoder(settings)
         self._database = database
-        self._ledger = ledger
 
     def recall(self, agent: Agent, principal: Principal, text: str, budget: int) -> list[Recollection]:
         """What helps to answer `text`, the oldest turn first, within `budget` tokens."""
@@ -33,5 +31,6 @@ class Keeper:
         """
         if principal.role is Role.GODMODE:
             return
-        now = self._database.read(database_time)
-        self._ledger.commit(storing.call_remembered(agent, principal, exchange, now, self.encoder)).result()
+        with self._database.transaction() as connection:
+            now = database_time(connection)
+            storing.remember_call(connection, agent, principal, exchange, now, self.encoder)

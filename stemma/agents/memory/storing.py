@@ -86,28 +86,30 @@ class Forgotten:
     memories: int
 
 
-def call_remembered(
-    agent: Agent, principal: Principal, exchange: Exchange, at: datetime, encoder: Encoder
-) -> Change[None]:
-    """What a call leaves behind with its agent, for its caller alone: its words and a summary, by the agent's file."""
+def remember_call(
+    connection: Connection, agent: Agent, principal: Principal, exchange: Exchange, at: datetime, encoder: Encoder
+) -> None:
+    """Keep what a call leaves with its agent, for its caller alone: its words and a summary, by the agent's file.
+
+    The connection's transaction decides; the same call again changes nothing.
+    """
     profile, owner = agent.memory, principal.actor
     asked, answered = redact(exchange.asked).text, redact(exchange.answered).text
     source = {"kind": "call", "job": str(exchange.job_id), "request": exchange.request_id}
-    written: list[Remembered] = []
-
-    def add(tier: Tier, text: str, until: datetime) -> None:
-        if tier in profile.tiers:
-            made = uuid5(exchange.job_id, tier)
-            written.append(Remembered(made, agent.name, owner, tier, text, source, (), owner, at, until, None, None))
-
     # Whole days, so that none is distilled anew from a part of its calls.
     until = at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=profile.days + 1)
-    if profile.turns:
-        add("short_term", f"Asked: {_cut(asked, _ASKED)}\nAnswered: {_cut(answered, _ANSWERED)}", until)
-    add("episodic", _summary(asked, answered, len(exchange.citations)), until)
-    inserts = tuple(_insert(memory, encoder) for memory in written)
-    kept = Statement(_KEEP_TURNS, {"agent": agent.name, "owner": owner, "turns": profile.turns})
-    return Change((), (*inserts, kept, Statement(_EXPIRE, (_AT_ONCE,))), lambda _: None)
+    turn = f"Asked: {_cut(asked, _ASKED)}\nAnswered: {_cut(answered, _ANSWERED)}"
+    texts: dict[Tier, str] = {
+        "short_term": turn if profile.turns else "",
+        "episodic": _summary(asked, answered, len(exchange.citations)),
+    }
+    for tier, text in texts.items():
+        if tier in profile.tiers and text:
+            made = uuid5(exchange.job_id, tier)
+            memory = Remembered(made, agent.name, owner, tier, text, source, (), owner, at, until, None, None)
+            connection.execute(_INSERT, _row(memory, encoder))
+    connection.execute(_KEEP_TURNS, {"agent": agent.name, "owner": owner, "turns": profile.turns})
+    connection.execute(_EXPIRE, (_AT_ONCE,))
 
 
 def give(
@@ -142,8 +144,9 @@ def give(
         principal.actor if given.pinned else None,
         now if given.pinned else None,
     )
+    insert = Statement(_INSERT, _row(memory, encoder), rows=1)
     meta = {"tier": memory.tier, "shared": given.shared, "pinned": given.pinned, "days": given.days}
-    return Change(_audited(principal, "given", memory, meta), (_insert(memory, encoder),), lambda _: memory)
+    return Change(_audited(principal, "given", memory, meta), (insert,), lambda _: memory)
 
 
 def pin(
@@ -243,17 +246,16 @@ def _cut(text: str, length: int) -> str:
     return cut[: sentence + 1] if sentence > length // 2 else f"{cut.rpartition(' ')[0] or cut} …"
 
 
-def _insert(memory: Remembered, encoder: Encoder) -> Statement:
+def _row(memory: Remembered, encoder: Encoder) -> dict[str, Any]:
     # What is recalled for being the last needs no vector.
     vector = None if memory.tier == "short_term" else encoder.encode(memory.text)
-    values: dict[str, Any] = {
+    return {
         **_fields(memory),
         "source": Jsonb(dict(memory.source)),
         "origins": list(memory.origins),
         "model_key": None if vector is None else encoder.model_key,
         "embedding": None if vector is None else str(vector.tolist()),
     }
-    return Statement(_INSERT, values)
 
 
 def _fields(memory: Remembered) -> dict[str, Any]:
