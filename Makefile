@@ -7,10 +7,10 @@ READY := $(VENV)/.installed
 BENCH_READY := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down browser test check format vendor basemap bench clean
+.PHONY: help setup demo build-agents up down browser test check format vendor basemap bench clean
 
 help: ## List the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(READY) ## Make the virtual environment and install what constraints.txt pins
 
@@ -31,6 +31,9 @@ demo: $(READY) ## Materialize the whole graph on the samples and show what was b
 
 up: $(READY) ## Serve the API, the Dagster UI, sensors and schedules until Ctrl-C
 	@$(BIN)/stemma up
+
+build-agents: $(READY) ## Publish what the agents are told, look at the models, ping every agent
+	@$(BIN)/stemma agent check
 
 down: $(READY) ## Stop the embedded Postgres
 	@$(BIN)/stemma down

@@ -19,6 +19,7 @@ from typer.exceptions import TyperException
 
 from cli import (
     agent_memory,
+    agents,
     approvals,
     browser,
     database,
@@ -70,6 +71,7 @@ ledger.add_commands(app)
 memory.add_commands(app)
 personal.add_commands(app)
 sessions.add_commands(app)
+app.add_typer(agents.app, name="agent")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(browser.app, name="browser")
 app.add_typer(decisions.app, name="decisions")

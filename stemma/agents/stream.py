@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from json.encoder import encode_basestring_ascii
 from typing import Any, Final
 from uuid import UUID
@@ -79,6 +79,16 @@ class Stream:
         self._waiting.append(future)
         await future
 
+    async def follow(self) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        """The kinds and the data of all events, as they come, until the last."""
+        position = 0
+        while position < len(self.sent) or not self.ended:
+            if position == len(self.sent):
+                await self.news()
+            part, position = bytes(self.sent[position:]), len(self.sent)
+            for event in decoded(part):
+                yield event
+
     def after(self, seq: int) -> int:
         """How many bytes of `sent` whoever has the event `seq` has; raises IndexError for one that there is not."""
         return self._ends[seq]
@@ -96,6 +106,14 @@ class Stream:
         """So many of the oldest `unwritten` events are written down."""
         del self._unwritten[:events]
         self._written += events
+
+
+def decoded(sent: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The kinds and the data of the events in a part of `Stream.sent`; comments are left out."""
+    for frame in sent.split(b"\n\n"):
+        fields = dict(line.split(b": ", 1) for line in frame.split(b"\n") if b": " in line)
+        if b"event" in fields:
+            yield fields[b"event"].decode(), json.loads(fields[b"data"])
 
 
 def cleaned(value: Any) -> Any:
