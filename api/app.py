@@ -20,6 +20,8 @@ from api.limits import InFlight, Rates
 from api.middleware import BodyLimit, LoopbackOnly, RequestLog, SecurityHeaders, TextGuard, is_loopback
 from api.routers import (
     API,
+    agent_memory,
+    agents,
     approvals,
     audit,
     budgets,
@@ -29,6 +31,7 @@ from api.routers import (
     events,
     files,
     flags,
+    founder,
     health,
     historian,
     jobs,
@@ -50,11 +53,18 @@ from api.routers import (
     subjects,
     telemetry,
     usage,
+    vault,
     webhooks,
 )
 from api.sessions import UPLOAD
 from api.streams import Streams
 from api.telemetry import Telemetry
+from stemma.agents.logs import AgentLogs
+from stemma.agents.memory.keeper import Keeper
+from stemma.agents.relay import Outside, Relay
+from stemma.agents.tools.model import Studio
+from stemma.agents.tools.toolbox import Tools
+from stemma.agents.vault.confidences import Confidences
 from stemma.errors import InvalidInput
 from stemma.governance.decisions.deciding import Decider
 from stemma.jobs import model
@@ -133,6 +143,8 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(jobs.router)
     app.include_router(jobs.streams)
     app.include_router(jobs.aliases)
+    app.include_router(agents.router)
+    app.include_router(agents.aliases)
     app.include_router(runs.router)
     app.include_router(runs.streams)
     app.include_router(learning.router)
@@ -140,6 +152,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(llm.router)
     app.include_router(maps.router)
     app.include_router(memory.router)
+    app.include_router(agent_memory.router)
     app.include_router(events.router)
     app.include_router(events.aliases)
     app.include_router(outcomes.router)
@@ -147,6 +160,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(policies.router)
     app.include_router(nodes.router)
     app.include_router(flags.router)
+    app.include_router(founder.router)
     app.include_router(receipts.router)
     app.include_router(keys.router)
     app.include_router(audit.router)
@@ -160,6 +174,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(costs.router)
     app.include_router(budgets.router)
     app.include_router(notifications.router)
+    app.include_router(vault.router)
     app.include_router(webhooks.router)
     app.include_router(dagster_proxy.router)
     console.install(app)
@@ -208,6 +223,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         _open_telemetry(app, settings, opened)
         observer = AppendObserver(app.state.metrics, app.state.tracing)
         ledger = app.state.ledger = opened.enter_context(Ledger(database.urls, settings, observer=observer))
+        app.state.keeper = Keeper(settings, database)
         opened.enter_context(_look(app.state.metrics, settings, database, ledger))
         meter = app.state.meter = opened.enter_context(Meter(database, settings))
         switches = app.state.switches = opened.enter_context(SwitchBoard(database.urls.app))
@@ -215,9 +231,19 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             Router(settings, searcher, meter, switches) as app.state.router,
             Launches(settings) as app.state.launches,
             Streams(database.urls.app, feed.CHANNEL, model.CHANNEL) as app.state.streams,
+            _relay(app, settings, database) as app.state.relay,
             dagster_proxy.opened(settings) as app.state.webservers,
         ):
             yield
+
+
+def _relay(app: FastAPI, settings: Settings, database: Database) -> Relay:
+    """The relay of agents' calls, over what the process has opened."""
+    state = app.state
+    logs = state.agent_logs = AgentLogs(settings)
+    tools = Tools(Studio(settings, database, state.searcher, state.decider, state.ledger))
+    outside = Outside(tools, state.keeper, Confidences(settings, state.switches), state.switches)
+    return Relay(database, state.ledger, state.router, outside, logs, observe=state.metrics.agent_called)
 
 
 def _open_telemetry(app: FastAPI, settings: Settings, opened: contextlib.ExitStack) -> None:

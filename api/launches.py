@@ -45,7 +45,7 @@ class Launches:
 
     def terminate(self, job: Job) -> None:
         """Have the run of a job that is to be cancelled terminated."""
-        if job.run_id is not None:
+        if job.run_id is not None and launching.is_run(job):
             self._tasks.start_soon(self._ask, launching.terminate, job.run_id)
 
     async def _ask(self, ask: Callable[..., Any], about: Job | str) -> None:

@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.problems import error_response, problem_response, unexpected_response
+from stemma.access.principal import Principal
 from stemma.errors import InvalidInput
 
 DEFAULT_BODY_BYTES: Final = 1 << 20
@@ -40,7 +41,8 @@ _log = structlog.get_logger("api")
 class RequestLog:
     """Gives each request an id, answers unexpected errors, and logs one line with route, status and duration.
 
-    Only the route's template is logged, never the path or the query, which may hold what must not be kept.
+    Only the route's template is logged, never the path or the query, which may hold what must not be kept. Of what
+    the founder sends nothing is logged or reported at all.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -71,21 +73,29 @@ class RequestLog:
             try:
                 await self.app(scope, receive, send_with_id)
             except Exception as error:
-                _log.exception("unexpected error", method=_method(scope), route=_route(scope))
-                _report(scope, error, request_id)
+                if not is_founders(scope):
+                    _log.exception("unexpected error", method=_method(scope), route=_route(scope))
+                    _report(scope, error, request_id)
                 if status:
                     raise
                 await unexpected_response(scope)(scope, receive, send_with_id)
             finally:
                 log = _log.debug if scope["path"] in _PROBES and status == 200 else _log.info
                 duration_ms = round((time.perf_counter() - started) * 1000, 1)
-                log(
-                    "request",
-                    method=_method(scope),
-                    route=_route(scope),
-                    status=status,
-                    duration_ms=duration_ms,
-                )
+                if not is_founders(scope):
+                    log(
+                        "request",
+                        method=_method(scope),
+                        route=_route(scope),
+                        status=status,
+                        duration_ms=duration_ms,
+                    )
+
+
+def is_founders(scope: Scope) -> bool:
+    """Whether the founder sent it, so that no line, span or report may tell of it."""
+    principal: Principal | None = scope["state"].get("principal")
+    return principal is not None and principal.founder
 
 
 def _report(scope: Scope, error: Exception, request_id: str) -> None:

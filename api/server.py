@@ -65,8 +65,9 @@ class Server(uvicorn.Server):
         self._app = app
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End the streams, then do what uvicorn does."""
+        """End the streams and agents' calls, then do what uvicorn does."""
         self._app.state.streams.end()
+        await self._app.state.relay.stop()
         await super().shutdown(sockets)
 
 

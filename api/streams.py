@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final, Self, cast
+from typing import Annotated, Final, Protocol, Self, cast
 
 import anyio.to_thread
 import psycopg
@@ -20,6 +20,8 @@ from anyio import CapacityLimiter
 from fastapi import Depends, Header, Request
 from fastapi.sse import ServerSentEvent
 from psycopg import sql
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from api.limits import IN_FLIGHT, InFlight
 from stemma.errors import InvalidInput, Unauthenticated, Unavailable
@@ -27,6 +29,8 @@ from stemma.errors import InvalidInput, Unauthenticated, Unavailable
 POLL_SECONDS: Final = 2.0
 
 _READERS = 4
+_BEAT_SECONDS = 15.0
+_HEARTBEAT = b": ping\n\n"
 _INT8 = 2**63
 _log = structlog.get_logger("api.streams")
 
@@ -131,6 +135,76 @@ class Streams:
                     _log.warning("no notifications reach the streams", error=" ".join(str(error).split()))
                 told = True
             await asyncio.sleep(POLL_SECONDS)
+
+
+class Live(Protocol):
+    """Events that come about in this process, encoded as they are sent."""
+
+    sent: bytearray
+    ended: bool
+
+    async def news(self) -> None:
+        """Wait until there is more, or somebody calls `wake`."""
+
+    def wake(self) -> None:
+        """Have everybody who waits look again."""
+
+
+class LiveResponse(Response):
+    """The answer that follows what comes about in this process: bytes are sent as they are made, many events at once
+    where they came at once. The format is that of the other streams.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self, live: Live, position: int, *, headers: Mapping[str, str], on_left: Callable[[], None] | None = None
+    ) -> None:
+        """From the byte `position` of `live.sent` on. `on_left` is called when the client leaves before the end."""
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **headers})
+        del self.headers["content-length"]
+        self._live = live
+        self._position = position
+        self._on_left = on_left
+        self._left = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        watch = asyncio.create_task(self._watch(receive))
+        beat = asyncio.create_task(self._beat())
+        try:
+            await self._send_all(send)
+        finally:
+            watch.cancel()
+            beat.cancel()
+            if self._on_left is not None and not self._live.ended:
+                self._on_left()
+
+    async def _send_all(self, send: Send) -> None:
+        live, position = self._live, self._position
+        while not self._left:
+            end = len(live.sent)
+            if end > position:
+                await send({"type": "http.response.body", "body": bytes(live.sent[position:end]), "more_body": True})
+                position = end
+            elif live.ended:
+                await send({"type": "http.response.body", "body": b""})
+                return
+            else:
+                await live.news()
+                if len(live.sent) == position and not live.ended:
+                    await send({"type": "http.response.body", "body": _HEARTBEAT, "more_body": True})
+
+    async def _watch(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._left = True
+        self._live.wake()
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(_BEAT_SECONDS)
+            self._live.wake()
 
 
 def get_streams(request: Request) -> Streams:

@@ -8,8 +8,9 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.middleware import is_founders
 from stemma.telemetry.metrics import UNMATCHED, Metrics
-from stemma.telemetry.tracing import Tracing, fail
+from stemma.telemetry.tracing import Tracing, discard, fail
 
 
 class Telemetry:
@@ -52,7 +53,9 @@ def _span(scope: Scope) -> AbstractContextManager[Any]:
 
 
 def _describe(span: Any, scope: Scope, route: str | None, status: int) -> None:
-    """Name the span after what is known once the request was routed."""
+    """Name the span after what is known once the request was routed; the founder's is not sent."""
+    if is_founders(scope):
+        discard(span)
     span.update_name(f"{scope['method']} {route or UNMATCHED}")
     span.set_attribute("http.request.method", scope["method"])
     span.set_attribute("http.route", route or UNMATCHED)

@@ -8,7 +8,7 @@ import time
 
 import dagster as dg
 
-from assets import costs, governance, knowledge, maps, telemetry
+from assets import agents, costs, governance, knowledge, maps, telemetry
 from stemma.jobs import kinds, running
 
 knowledge_refresh = dg.define_asset_job(
@@ -60,6 +60,7 @@ _MADE = {
     "embed": [knowledge.chunks, knowledge.embeddings],
     "search-index": [knowledge.search_index],
     "map:build": [maps.features, maps.tiles],
+    "agents:distil": [agents.semantic_memory],
     "governance:aggregate": [governance.entity_features, governance.decision_embeddings],
     "governance:distil": [
         governance.knowledge_snapshots,
@@ -76,7 +77,7 @@ _BY_KIND = {
     )
     for name, made in _MADE.items()
 }
-map_build = _BY_KIND["map:build"]
+map_build, agents_distil = _BY_KIND["map:build"], _BY_KIND["agents:distil"]
 governance_aggregate, governance_distil = (_BY_KIND[name] for name in ("governance:aggregate", "governance:distil"))
 
 KIND_JOBS = [noop, *_BY_KIND.values()]

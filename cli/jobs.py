@@ -135,7 +135,7 @@ def cancel(job_id: Id, as_json: Json = False) -> None:
     settings, database = open_studio()
     with database:
         job = commit(settings, database, lambda connection: lifecycle.cancel(connection, local_principal(), job_id))
-    if job.state is JobState.RUNNING and job.run_id is not None:
+    if job.state is JobState.RUNNING and job.run_id is not None and launching.is_run(job):
         try:
             launching.terminate(settings, job.run_id)
         except Unavailable:
@@ -178,7 +178,7 @@ def list_kinds(as_json: Json = False) -> None:
     from stemma.jobs.kinds import KINDS
 
     if as_json:
-        names = ("name", "description", "materializes", "permission", "max_attempts")
+        names = ("name", "description", "materializes", "permission", "max_attempts", "executed_in")
         print_json(
             [
                 {name: getattr(kind, name) for name in names}

@@ -18,6 +18,8 @@ import typer
 from typer.exceptions import TyperException
 
 from cli import (
+    agent_memory,
+    agents,
     approvals,
     browser,
     costs,
@@ -44,6 +46,7 @@ from cli import (
     receipt,
     serve,
     sessions,
+    vault,
     webhooks,
 )
 from cli.output import err, print_error
@@ -71,6 +74,7 @@ ledger.add_commands(app)
 memory.add_commands(app)
 personal.add_commands(app)
 sessions.add_commands(app)
+app.add_typer(agents.app, name="agent")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(browser.app, name="browser")
 app.add_typer(costs.budgets_app, name="budgets")
@@ -84,12 +88,14 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(learning.app, name="learning")
 app.add_typer(llm.app, name="llm")
 app.add_typer(maps.app, name="maps")
+app.add_typer(agent_memory.app, name="memory")
 app.add_typer(nodes.app, name="nodes")
 app.add_typer(outcomes.app, name="outcomes")
 app.add_typer(policy.app, name="policy")
 app.add_typer(learning.promotions, name="promotions")
 app.add_typer(receipt.app, name="receipt")
 app.add_typer(notify.app, name="notify")
+app.add_typer(vault.app, name="vault")
 app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(database.app, name="db")
 

@@ -37,6 +37,7 @@ GROUPS: Final[dict[str, tuple[Family, ...]]] = {
     "Studio": (
         Family("Overview", "/", "overview"),
         Family("Search", "/search", "search", "search:read"),
+        Family("Agents", "/agents", "agents", "agents:read"),
     ),
     "Work": (
         Family("Jobs", "/jobs", "jobs", "jobs:read"),
@@ -58,7 +59,10 @@ GROUPS: Final[dict[str, tuple[Family, ...]]] = {
         Family("Receipts", "/receipts", "receipts", "ledger:read"),
         Family("Ledger", "/ledger", "ledger", "ledger:read"),
     ),
-    "Access": (Family("Keys", "/keys", "key", "admin:keys"),),
+    "Access": (
+        Family("Keys", "/keys", "key", "admin:keys"),
+        Family("GodMode", "/godmode", "godmode", "admin:founder"),
+    ),
 }
 """Every family, in the order in which it is listed."""
 

@@ -134,6 +134,9 @@ class KindBody(BaseModel):
     permission: str | None = Field(description="What it takes beside `jobs:write`")
     max_attempts: int
     max_runtime_seconds: int
+    executed_in: str = Field(
+        description="`dagster`, or `api` for what begins by a request of its own", examples=["dagster"]
+    )
 
 
 class KindsBody(BaseModel):
@@ -329,6 +332,7 @@ def _kind(kind: kinds.Kind) -> KindBody:
         permission=kind.permission,
         max_attempts=kind.max_attempts,
         max_runtime_seconds=int(kind.max_runtime.total_seconds()),
+        executed_in=kind.executed_in,
     )
 
 

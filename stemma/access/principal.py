@@ -24,6 +24,15 @@ class Principal:
     key_id: UUID | None = None
     session_id: UUID | None = None
 
+    @property
+    def founder(self) -> bool:
+        """Whether its role is GODMODE: nothing is kept of what it says."""
+        return self.role is Role.GODMODE
+
+    def kept(self, text: str) -> str:
+        """What is kept of the words that it gives beside what it does: none of a founder's."""
+        return "" if self.founder else text
+
     def may(self, permission: str) -> bool:
         """Whether its role has the permission and one of its scopes covers it."""
         return self.role in PERMISSIONS[permission] and any(covers(scope, permission) for scope in self.scopes)

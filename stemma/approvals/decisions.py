@@ -37,6 +37,7 @@ def decide(
     approval = get_approval(connection, approval_id)
     require_may_decide(principal, approval)
     require_seen(approval, seen)
+    reason = principal.kept(reason)
     now = database_time(connection)
     decision = Decision(principal.actor, principal.role, verdict, reason, now)
     state = _outcome(approval, verdict)

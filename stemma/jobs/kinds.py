@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
@@ -40,6 +40,12 @@ class OfSource(Input):
     """A source of the knowledge base."""
 
     source: str = Field(min_length=1, max_length=63, description="The source's name", examples=["inbox"])
+
+
+class OfAgent(Input):
+    """An agent; what it was asked is kept with its call."""
+
+    agent: str = Field(min_length=1, max_length=32, description="The agent's name", examples=["nova"])
 
 
 class OfLayer(Input):
@@ -101,7 +107,8 @@ class Kind:
 
     `materializes` says that its run materializes assets, `partition` which field of the input names their partition.
     `permission` is needed beside `jobs:write`. One attempt is for what must not be done twice. `check` raises for input
-    that could never be worked on.
+    that could never be worked on. What is executed in the API begins there by a request of its own, is never queued,
+    and no run of Dagster's is behind it.
     """
 
     name: str
@@ -113,6 +120,7 @@ class Kind:
     max_attempts: int = 1
     max_runtime: timedelta = timedelta(hours=1)
     check: Callable[[Connection, Any], None] = _no_check
+    executed_in: Literal["dagster", "api"] = "dagster"
 
     @property
     def dagster_job(self) -> str:
@@ -133,6 +141,23 @@ class Kind:
 
 
 _ALL: Final = (
+    Kind(
+        "agent:call",
+        "Has an agent answer",
+        input=OfAgent,
+        permission="agents:call",
+        executed_in="api",
+    ),
+    Kind(
+        "agents:distil",
+        "Distils what agents learned on a day",
+        input=OfDay,
+        materializes=True,
+        partition="day",
+        permission="agents:operate",
+        max_attempts=3,
+        check=_check_day,
+    ),
     Kind(
         "noop",
         "Does nothing, after a pause if one is asked for: shows that jobs are run",

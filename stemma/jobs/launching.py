@@ -44,6 +44,12 @@ def is_on(settings: Settings) -> bool:
     return settings.ff_jobs_worker
 
 
+def is_run(job: Job) -> bool:
+    """Whether it is a run of Dagster's that works on a job."""
+    kind = kinds.KINDS.get(job.kind)
+    return kind is None or kind.executed_in == "dagster"
+
+
 def run_tags(job: Job) -> dict[str, str]:
     """The tags of a run for this job: which it is, for whom, how long it may take, which partition it makes."""
     kind = kinds.find(job.kind)

@@ -11,6 +11,7 @@ Each is a change with a guard: of several processes that saw the same state, one
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -57,6 +58,11 @@ def claim(connection: Connection, job_id: UUID, run_id: str) -> Change[Job]:
     now = database_time(connection)
     if job.due_at > now:
         raise Conflict("job_not_due", f"Job {job.id} is not due before {job.due_at}.", field="id")
+    return started(job, run_id, now)
+
+
+def started(job: Job, run_id: str, now: datetime) -> Change[Job]:
+    """The start of an attempt of a queued job that is due; raises Conflict at its commit where another came first."""
     running = replace(
         job,
         state=JobState.RUNNING,
@@ -76,6 +82,16 @@ def beat(connection: Connection, job_id: UUID, run_id: str) -> Job | None:
         (LEASE, job_id, run_id),
     )
     return get_job(connection, job_id) if row.rowcount else None
+
+
+def beat_all(connection: Connection, job_ids: Sequence[UUID], run_id: str) -> frozenset[UUID]:
+    """Prolong the leases of many jobs that one process holds; returns those that it has not lost."""
+    held = connection.execute(
+        "UPDATE jobs SET lease_until = clock_timestamp() + %s "
+        "WHERE id = ANY(%s) AND state = 'running' AND run_id = %s RETURNING id",
+        (LEASE, list(job_ids), run_id),
+    )
+    return frozenset(job_id for (job_id,) in held)
 
 
 def finish(connection: Connection, job_id: UUID, run_id: str) -> Change[Job]:
@@ -121,7 +137,11 @@ def cancel(connection: Connection, principal: Principal, job_id: UUID) -> Change
     what is cancelled, or about to be, already.
     """
     principal.require("jobs:write")
-    job = get_job(connection, job_id)
+    return ask_to_stop(connection, principal, get_job(connection, job_id))
+
+
+def ask_to_stop(connection: Connection, principal: Principal, job: Job) -> Change[Job]:
+    """The same for whoever may for another reason than `jobs:write`, such as that it is theirs."""
     if job.state is JobState.CANCELLED:
         raise Conflict("job_cancelled", f"Job {job.id} is cancelled already.", field="id")
     if job.state.is_final:

@@ -23,6 +23,7 @@ SCHEDULES: Final[dict[str, Callable[[Connection], list[JobRequest]]]] = {
     "reread_sources": _every_source,
     "aggregate_day": lambda _: [JobRequest("governance:aggregate", {})],
     "distil_day": lambda _: [JobRequest("governance:distil", {})],
+    "distil_memory": lambda _: [JobRequest("agents:distil", {})],
 }
 """The schedules that can be started by name, as the jobs that each of them comes to."""
 

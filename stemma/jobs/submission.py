@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import uuid4
@@ -11,6 +11,8 @@ from uuid import uuid4
 from stemma.access.principal import Principal
 from stemma.errors import InvalidInput
 from stemma.jobs import kinds
+from stemma.jobs.kinds import Kind
+from stemma.jobs.lifecycle import started
 from stemma.jobs.model import Job, JobState
 from stemma.jobs.steps import created, subject
 from stemma.ledger.change import Change
@@ -36,23 +38,54 @@ def submit(connection: Connection, principal: Principal, request: JobRequest) ->
     """Queue a job.
 
     Raises Forbidden unless the principal has `jobs:write` and what the kind needs besides; InvalidInput that names the
-    field for an unknown kind, input that it does not take, and a time that is past; NotFound where the input names what
-    does not exist.
+    field for an unknown kind, one that is not submitted, input that it does not take, and a time that is past; NotFound
+    where the input names what does not exist.
     """
     principal.require("jobs:write")
     kind = kinds.find(request.kind)
+    if kind.executed_in != "dagster":
+        what = f"{kind.name} begins by a request of its own, not as a job that is submitted."
+        raise InvalidInput("job_kind_not_submitted", what, field="kind", hint=f"{kind.description}: see the API.")
     if kind.permission is not None:
         principal.require(kind.permission)
     if not -MOST_URGENT <= request.priority <= MOST_URGENT:
         what = f"A priority lies between -{MOST_URGENT} and {MOST_URGENT}."
         raise InvalidInput("priority_invalid", what, field="priority")
     now = database_time(connection)
-    scheduled_at = _checked_time(request.scheduled_at, now)
+    given = kind.checked(connection, dict(request.input))
+    return _queued(principal, kind, given, now, request.priority, _checked_time(request.scheduled_at, now))
+
+
+def begin(
+    connection: Connection, principal: Principal, name: str, given: Mapping[str, Any], holder: str
+) -> Change[Job]:
+    """Start a job of a kind that is executed in the API, at once and held by `holder`, which prolongs its lease.
+
+    Raises Forbidden without the kind's permission, InvalidInput for input that it does not take.
+    """
+    kind = kinds.find(name)
+    if kind.permission is not None:
+        principal.require(kind.permission)
+    now = database_time(connection)
+    queued = _queued(principal, kind, kind.checked(connection, dict(given)), now)
+    running = started(queued.result(()), holder, now)
+    change = queued.joined(running)
+    return replace(change, result=lambda _: running.result(()))
+
+
+def _queued(
+    principal: Principal,
+    kind: Kind,
+    given: dict[str, Any],
+    now: datetime,
+    priority: int = 0,
+    scheduled_at: datetime | None = None,
+) -> Change[Job]:
     job = Job(
         id=uuid4(),
         kind=kind.name,
-        input=kind.checked(connection, dict(request.input)),
-        priority=request.priority,
+        input=given,
+        priority=priority,
         actor=principal.actor,
         role=principal.role,
         submitted_at=now,

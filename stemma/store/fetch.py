@@ -9,7 +9,7 @@ import hashlib
 import ipaddress
 import socket
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -18,7 +18,7 @@ import anyio
 import anyio.to_thread
 import httpx
 
-from stemma.errors import InvalidInput, StemmaError, TooLarge, Unavailable
+from stemma.errors import Forbidden, InvalidInput, StemmaError, TooLarge, Unavailable
 from stemma.store.settings import Settings
 
 Address = IPv4Address | IPv6Address
@@ -60,25 +60,30 @@ class Fetched:
     sha256: str
 
 
-def fetch(url: str, settings: Settings, *, allow: Sequence[Network] = ()) -> Fetched:
+def fetch(
+    url: str, settings: Settings, *, allow: Sequence[Network] = (), hosts: Collection[str] | None = None
+) -> Fetched:
     """GET a URL that a user gave; not to be called on a thread that runs an event loop.
 
-    Raises InvalidInput (`url_invalid`, `fetch_refused_address`), TooLarge (`fetch_too_large`) and Unavailable
-    (`fetch_timeout`, `fetch_failed`). `allow` names networks that are reachable in spite of the address
+    Raises InvalidInput (`url_invalid`, `fetch_refused_address`), TooLarge (`fetch_too_large`), Unavailable
+    (`fetch_timeout`, `fetch_failed`), and Forbidden (`fetch_host_refused`) for a host, also one that is redirected to,
+    that is not among `hosts`, where these are given. `allow` names networks that are reachable in spite of the address
     rules; it exists for tests on loopback.
     """
 
     async def run() -> Fetched:
-        return await fetch_async(url, settings, allow=allow)
+        return await fetch_async(url, settings, allow=allow, hosts=hosts)
 
     return anyio.run(run)
 
 
-async def fetch_async(url: str, settings: Settings, *, allow: Sequence[Network] = ()) -> Fetched:
+async def fetch_async(
+    url: str, settings: Settings, *, allow: Sequence[Network] = (), hosts: Collection[str] | None = None
+) -> Fetched:
     """`fetch` for callers that run an event loop."""
     try:
         with anyio.fail_after(settings.fetch_timeout):
-            return await _follow(_checked_url(url), settings.fetch_max_bytes, allow)
+            return await _follow(_checked_url(url), settings.fetch_max_bytes, allow, hosts)
     except (TimeoutError, httpx.TimeoutException) as error:
         raise Unavailable(
             "fetch_timeout",
@@ -88,7 +93,7 @@ async def fetch_async(url: str, settings: Settings, *, allow: Sequence[Network] 
         ) from error
 
 
-async def _follow(url: httpx.URL, max_bytes: int, allow: Sequence[Network]) -> Fetched:
+async def _follow(url: httpx.URL, max_bytes: int, allow: Sequence[Network], hosts: Collection[str] | None) -> Fetched:
     no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
     timeout = httpx.Timeout(None, connect=_CONNECT_TIMEOUT)
     # The context reads SSL_CERT_FILE; the client reads no variable, so no proxy or .netrc changes the route.
@@ -97,6 +102,7 @@ async def _follow(url: httpx.URL, max_bytes: int, allow: Sequence[Network]) -> F
         verify=context, trust_env=False, cookies=no_cookies, headers=_HEADERS, timeout=timeout
     ) as client:
         for _ in range(_MAX_REDIRECTS + 1):
+            _require_host(url, hosts)
             response = await _send(client, url, await _resolve(url, allow))
             try:
                 if response.status_code not in _REDIRECTS or "location" not in response.headers:
@@ -135,6 +141,12 @@ def _checked(url: httpx.URL) -> httpx.URL:
     if url.userinfo:
         raise _bad_url("it carries credentials")
     return url.copy_with(fragment=None)
+
+
+def _require_host(url: httpx.URL, hosts: Collection[str] | None) -> None:
+    if hosts is not None and url.host not in hosts:
+        hint = f"Allowed are {', '.join(sorted(hosts)) or 'none'}."
+        raise Forbidden("fetch_host_refused", f"The host {url.host} is not allowed.", field="url", hint=hint)
 
 
 def _bad_url(problem: str) -> InvalidInput:

@@ -1,13 +1,17 @@
 """How every process of the studio logs: one JSON object per line on stderr, with what the context has bound.
 
-What to log is decided where it happens. Nothing here or there logs tokens, query strings or request bodies; what slips
-into a message, a value or a traceback all the same is redacted here, after the line's text is complete.
+What to log is decided where it happens; within `unlogged` nothing is. Nothing here or there logs tokens, query strings
+or request bodies; what slips into a message, a value or a traceback all the same is redacted here, after the line's
+text is complete.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any, TextIO
 
 import structlog
@@ -25,6 +29,22 @@ _SHARED: tuple[Processor, ...] = (
 # Set by this module, from values of its own.
 _OURS = frozenset({"timestamp", "level", "logger"})
 _UNREDACTABLE = "[unredactable]"
+_unlogged: ContextVar[bool] = ContextVar("unlogged", default=False)
+
+
+@contextlib.contextmanager
+def unlogged() -> Iterator[None]:
+    """Log nothing within the block, nor in threads and tasks that are begun in it with its context."""
+    before = _unlogged.set(True)
+    try:
+        yield
+    finally:
+        _unlogged.reset(before)
+
+
+def is_unlogged() -> bool:
+    """Whether what happens now is to leave no line."""
+    return _unlogged.get()
 
 
 def redact_event(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
@@ -59,6 +79,7 @@ def configure_logging(level: str, *, stream: TextIO | None = None) -> None:
     )
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(formatter)
+    handler.addFilter(lambda _: not is_unlogged())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)

@@ -183,6 +183,12 @@ class Settings(BaseSettings):
         default=72.0, gt=0, description="Hours for which the delivery of a notification is attempted"
     )
 
+    vault_key: SecretStr | None = Field(
+        default=None,
+        description="What seals the secrets of agents: 32 bytes in URL-safe base64, the newest of several first, "
+        "separated by commas; unset: a file in STEMMA_HOME/keys",
+    )
+
     ff_jobs_worker: bool = Field(default=False, validation_alias="FF_JOBS_WORKER", description="Run queued jobs")
     ff_cost_telemetry: bool = Field(
         default=False, validation_alias="FF_COST_TELEMETRY", description="Aggregate provider costs"

@@ -83,6 +83,19 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self._calls = Counter(
+            "stemma_agent_calls",
+            "Calls to agents that ended, by agent and how; founders' calls are not counted",
+            ("agent", "ended"),
+            registry=self.registry,
+        )
+        self._first_token = Histogram(
+            "stemma_agent_first_token_seconds",
+            "Time until a model's first token came, by agent",
+            ("agent",),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
         ProcessCollector(registry=self.registry)
         Info("stemma_build", "What runs", registry=self.registry).info(
             {
@@ -115,6 +128,12 @@ class Metrics:
     def searched(self, mode: str, seconds: float) -> None:
         """One search that was answered."""
         self._search.labels(mode).observe(seconds)
+
+    def agent_called(self, agent: str, ended: str, first_token: float | None) -> None:
+        """One call to an agent that ended; `first_token` is in seconds."""
+        self._calls.labels(agent, ended).inc()
+        if first_token is not None:
+            self._first_token.labels(agent).observe(first_token)
 
     def load(self, *, without: Iterable[str] = ()) -> Load:
         """What was counted so far of matched routes but those `without`."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 from stemma.errors import InvalidInput, StemmaError, Unavailable
+from stemma.store.logs import is_unlogged
 from stemma.store.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _TIMEOUT = 5.0
+_DISCARDED = "stemma.discarded"
 
 Attributes = Mapping[str, str | int]
 
@@ -33,7 +35,7 @@ class Tracing:
         try:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
             from opentelemetry.sdk.resources import Resource
-            from opentelemetry.sdk.trace import TracerProvider
+            from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
         except ImportError as error:
             raise Unavailable(
@@ -42,9 +44,17 @@ class Tracing:
                 field="STEMMA_OTEL_ENDPOINT",
                 hint="Run `pip install --constraint constraints.txt --editable '.[otel]'`, or unset it.",
             ) from error
+
+        class Sending(BatchSpanProcessor):
+            """Sends what may be told of."""
+
+            def on_end(self, span: ReadableSpan) -> None:
+                if not (is_unlogged() or _DISCARDED in (span.attributes or ())):
+                    super().on_end(span)
+
         exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", timeout=_TIMEOUT)
         self._provider = TracerProvider(resource=Resource.create({"service.name": service}), shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._provider.add_span_processor(Sending(exporter))
         self._tracer = self._provider.get_tracer("stemma")
 
     @contextlib.contextmanager
@@ -87,6 +97,11 @@ class Tracing:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def discard(span: Span) -> None:
+    """Have a span not sent when it ends."""
+    span.set_attribute(_DISCARDED, True)
 
 
 def fail(span: Span, what: str) -> None:

@@ -5,10 +5,12 @@ from typing import Final
 from fastapi import APIRouter
 
 from api.console.pages import (
+    agents,
     approvals,
     costs,
     decisions,
     events,
+    godmode,
     historian,
     jobs,
     keys,
@@ -29,6 +31,7 @@ from api.console.pages import (
 ROUTERS: Final[tuple[APIRouter, ...]] = (
     overview.router,
     search.router,
+    agents.router,
     jobs.router,
     runs.router,
     costs.router,
@@ -45,5 +48,6 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     receipts.router,
     ledger.router,
     keys.router,
+    godmode.router,
     preferences.router,
 )

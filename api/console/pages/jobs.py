@@ -131,7 +131,8 @@ def _form(
     given: Mapping[str, str],
     error: StemmaError | None,
 ) -> Response:
-    may = [one for one in kinds.KINDS.values() if one.permission is None or principal.may(one.permission)]
+    submitted = [one for one in kinds.KINDS.values() if one.executed_in == "dagster"]
+    may = [one for one in submitted if one.permission is None or principal.may(one.permission)]
     fields = inputs.fields(kind) if kind else ()
     named = any(field.name == f"{inputs.PREFIX}source" for field in fields) and principal.may("ingest:read")
     return render(
@@ -175,6 +176,7 @@ def show_one(
         events=events[:_EVENTS],
         cut=len(events) > _EVENTS,
         told=told,
+        is_run=launching.is_run(job),
         may_cancel=principal.may("jobs:write") and not job.state.is_final and job.cancel_requested_at is None,
         worker_on=launching.is_on(settings),
     )

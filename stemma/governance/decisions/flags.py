@@ -70,7 +70,7 @@ def set_flag(
         hint = f"The flags are {', '.join(_CHECKS)}."
         raise InvalidInput("flag_unknown", f"There is no flag {flag[:63]!r}.", field="flag", hint=hint)
     _CHECKS[flag](connection, node, value)
-    made = Flag(node, flag, value, reason, principal.actor, datetime.now(UTC))
+    made = Flag(node, flag, value, principal.kept(reason), principal.actor, datetime.now(UTC))
     row = {**{name: getattr(made, name) for name in Flag.__slots__}, "value": Jsonb(value)}
     return Change(_entries("flag.set", principal, made), (Statement(_SET, row, rows=1),), lambda _: made)
 
@@ -86,7 +86,7 @@ def clear_flag(connection: Connection, principal: Principal, node: str, flag: st
     statement = Statement(
         "DELETE FROM node_flags WHERE (node, flag, set_at) = (%s, %s, %s)", (node, flag, found.set_at), 1, refusal
     )
-    cleared = Flag(node, flag, None, reason, principal.actor, datetime.now(UTC))
+    cleared = Flag(node, flag, None, principal.kept(reason), principal.actor, datetime.now(UTC))
     return Change(_entries("flag.cleared", principal, cleared), (statement,), lambda _: found)
 
 

@@ -108,7 +108,7 @@ def resolve(
     decided = decisions.decide(
         connection, reviewer, approval.id, verdict, reason=reason, seen=frozenset({approval.etag})
     )
-    return _settled(principal, decision, State.RESOLVED, Ruling(verdict.value), reason).joined(decided)
+    return _settled(principal, decision, State.RESOLVED, Ruling(verdict.value), principal.kept(reason)).joined(decided)
 
 
 def due(connection: Connection) -> tuple[Change[Decision], ...]:
