@@ -222,17 +222,19 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             Router(settings, searcher, meter, switches) as app.state.router,
             Launches(settings) as app.state.launches,
             Streams(database.urls.app, feed.CHANNEL, model.CHANNEL) as app.state.streams,
-            _relay(app, settings, database, switches) as app.state.relay,
+            _relay(app, settings, database) as app.state.relay,
             dagster_proxy.opened(settings) as app.state.webservers,
         ):
             yield
 
 
-def _relay(app: FastAPI, settings: Settings, database: Database, switches: SwitchBoard) -> Relay:
+def _relay(app: FastAPI, settings: Settings, database: Database) -> Relay:
     """The relay of agents' calls, over what the process has opened."""
-    logs = app.state.agent_logs = AgentLogs(settings)
-    outside = Outside(app.state.tools, app.state.keeper, Confidences(settings, switches), switches)
-    return Relay(database, app.state.ledger, app.state.router, outside, logs, observe=app.state.metrics.agent_called)
+    state = app.state
+    logs = state.agent_logs = AgentLogs(settings)
+    tools = Tools(Studio(settings, database, state.searcher, state.decider, state.ledger))
+    outside = Outside(tools, state.keeper, Confidences(settings, state.switches), state.switches)
+    return Relay(database, state.ledger, state.router, outside, logs, observe=state.metrics.agent_called)
 
 
 def _open_telemetry(app: FastAPI, settings: Settings, opened: contextlib.ExitStack) -> None:

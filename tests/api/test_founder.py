@@ -127,6 +127,7 @@ def test_nothing_is_kept_of_the_founder_s_calls_but_their_totals(
         update={
             "llm_providers": "local,offline",
             "local_model_url": upstream.url,
+            "llm_retries": 0,
             "otel_endpoint": receiver.url,
             "sentry_dsn": SecretStr(f"{receiver.url.replace('//', '//key@')}/1"),
             "api_requests_in_flight": 100,

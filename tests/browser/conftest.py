@@ -9,7 +9,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -77,6 +77,7 @@ class Stock:
     runs: Any
     jobs: dict[str, Job]
     governed: dict[str, Decision]
+    call: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,14 @@ PAGES = (
     Page("search", lambda stock: "/search", "broken.pdf"),
     Page("search-hits", lambda stock: "/search?q=index+a+vector+column", "Vector search"),
     Page("search-nothing", lambda stock: "/search?q=zzxqj&mode=lexical", "Nothing was found"),
+    Page("agents", lambda stock: "/agents", "answers you"),
+    Page("agent", lambda stock: "/agents/nova", "What you ask"),
+    Page("agent-history", lambda stock: "/agents/nova/history", "Which index does a filter need?"),
+    Page("agent-call", lambda stock: f"/agents/nova/calls/{stock.call}", "What it rests on"),
+    Page("agent-prompt", lambda stock: "/agents/nova/prompt", "You are Nova"),
+    Page("agent-memory", lambda stock: "/agents/nova/memory", "Filters are written by hand."),
+    Page("agent-forget", lambda stock: "/agents/nova/memory/forget", "Nobody can undo it."),
+    Page("agent-log", lambda stock: "/agents/nova/log", "call done"),
     Page("document", lambda stock: f"/search/documents/{stock.document_id}?start=20&end=60", "hnsw.md"),
     Page("jobs", lambda stock: "/jobs", "The source is gone."),
     Page("jobs-filtered", lambda stock: "/jobs?kind=noop&state=queued&actor=", "noop"),
@@ -164,6 +173,7 @@ PAGES = (
     Page("ledger-entry", lambda stock: "/ledger/receipts/2", "the signed root"),
     Page("keys", lambda stock: "/keys", "ingest:read"),
     Page("key-new", lambda stock: "/keys/new", "signed requests only"),
+    Page("godmode", lambda stock: "/godmode", "What is kept of founders"),
     Page("key-rotate", lambda stock: f"/keys/{stock.key_id}/rotate", "refused at once"),
     Page("key-revoke", lambda stock: f"/keys/{stock.key_id}/revoke", "You will be signed out".lower()),
     Page("sign-in", lambda stock: "/sign-in", "API key"),
@@ -229,19 +239,21 @@ def console(
         api_requests_in_flight=1_000,
         api_failures_per_minute=1_000,
         ff_map_pipeline=True,
+        llm_providers="offline",
     )
     with Database(urls) as database, contextlib.ExitStack() as studio:
         with database.transaction() as connection:
             sources.ensure_builtin(connection, settings)
         index_library(settings, database)
         layers = build_layers(settings, database)
-        issued = issue_key(settings, urls)
+        issued = issue_key(settings, urls, role=Role.SUPER_ADMIN)
         issue_key(settings, urls, role=Role.VIEWER, scopes=["search:read", "ingest:read"])
         instance = studio.enter_context(open_instance(settings, urls))
         studio.enter_context(serve_dagster(instance, settings))
         runs = execute_runs(instance, database, settings)
         stock = _stock(settings, database, issued, new_materialization, runs)
         with serve(create_app(settings, database=database), key=issued.key) as client:
+            stock = replace(stock, call=_converse(client))
             with Ledger(urls, settings) as ledger:
                 begun = sessions.begin(recognise(database, settings, issued.key), settings)
                 session = ledger.commit(begun).result(20)
@@ -301,6 +313,14 @@ def _stock(
         _work(settings, database, runs),
         govern(settings, database, recognise(database, settings, issued.key).principal),
     )
+
+
+def _converse(client: httpx.Client) -> str:
+    """Have an agent answer and remember something; returns the call's job."""
+    asked = client.post("/api/v1/agents/nova", json={"input": "Which index does a filter need?"})
+    given = {"tier": "semantic", "text": "Filters are written by hand."}
+    assert client.post("/api/v1/agents/nova/memory", json=given).status_code == 201
+    return str(asked.json()["job_id"])
 
 
 def _work(settings: Settings, database: Database, runs: Any) -> dict[str, Job]:

@@ -114,7 +114,7 @@ async function follow(call, response) {
         take(call, event);
       }
     } catch (error) {
-      if (call.abort.signal.aborted) return;
+      if (call.abort.signal.aborted) throw error;
     }
     if (call.ended) return;
     if (!call.job || attempt >= ATTEMPTS) throw new Error("The connection broke off.");

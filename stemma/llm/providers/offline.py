@@ -33,7 +33,11 @@ _HITS: Final = 8
 _SOURCES: Final = 4
 _PASSAGES: Final = 5
 _LONGEST_QUESTION: Final = 2000
+_SHORTEST_PASSAGE: Final = 60
 _LONGEST_PASSAGE: Final = 600
+_HEADING_WEIGHT: Final = 0.5
+_USUAL_WORDS: Final = 8
+_LEAST_SHARE: Final = 0.3
 _THREADS: Final = 4
 _CHARACTERS_PER_TOKEN: Final = 4
 _SENTENCE: Final = re.compile(r"(?<=[.!?:])\s+(?=[\w\"'“(`*\[#-])|\n\s*\n|\n(?=\s*(?:[-*#>|]|\d+[.)]\s))")
@@ -128,32 +132,48 @@ def _chosen(question: str, hits: Sequence[Hit]) -> list[_Passage]:
     """The passages that say most of what is asked, of few documents, in the order of the hits and their texts."""
     asked = _terms(question)
     split = [(hit, place, text) for hit in hits for place, text in enumerate(_passages(hit.text))]
-    terms = [_terms(text) for _, _, text in split]
-    rarity = {term: log(1 + len(split) / sum(term in found for found in terms)) for term in asked & set().union(*terms)}
-    rated = [
-        _Passage(
-            hit, place, text, (0.5 + hit.score) * sum(rarity[term] for term in asked & found) / (8 + len(found)) ** 0.5
+    own = [_terms(text) for _, _, text in split]
+    above = [_terms(" ".join((hit.citation.title, *hit.citation.heading_path))) for hit, _, _ in split]
+    rarity = {
+        term: log(
+            1 + len(split) / sum(term in words or term in titles for words, titles in zip(own, above, strict=True))
         )
-        for (hit, place, text), found in zip(split, terms, strict=True)
-        if asked & found
-    ]
+        for term in asked & set().union(*own, *above)
+    }
+    rated = []
+    for (hit, place, text), words, titles in zip(split, own, above, strict=True):
+        said = sum(rarity[term] for term in asked & words)
+        headed = sum(rarity[term] for term in asked & titles - words)
+        if said or headed:
+            weight = (0.5 + hit.score) * (said + _HEADING_WEIGHT * headed) / (_USUAL_WORDS + len(words)) ** 0.5
+            rated.append(_Passage(hit, place, text, weight))
     best: list[_Passage] = []
     for passage in sorted(rated, key=lambda one: -one.weight):
         known = {one.hit.chunk_id for one in best}
+        worth_it = not best or passage.weight >= _LEAST_SHARE * best[0].weight
         repeated = any(one.text == passage.text for one in best)
-        if len(best) < _PASSAGES and not repeated and (passage.hit.chunk_id in known or len(known) < _SOURCES):
+        of_few = passage.hit.chunk_id in known or len(known) < _SOURCES
+        if len(best) < _PASSAGES and worth_it and not repeated and of_few:
             best.append(passage)
     order = {hit.chunk_id: number for number, hit in enumerate(hits)}
     return sorted(best, key=lambda one: (order[one.hit.chunk_id], one.place))
 
 
 def _passages(text: str) -> Iterator[str]:
+    """The sentences and items of a text without its headings; short ones with what follows them."""
+    held = ""
     for part in _SENTENCE.split(text):
         words = " ".join(part.split())
-        if len(words) > _LONGEST_PASSAGE:
-            words = words[:_LONGEST_PASSAGE].rsplit(" ", 1)[0] + " …"
-        if _WORD.search(words):
-            yield words
+        held = held if words.startswith("#") else f"{held} {words}".strip()
+        if len(held) >= _SHORTEST_PASSAGE:
+            yield _cut(held)
+            held = ""
+    if _WORD.search(held):
+        yield _cut(held)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_PASSAGE else text[:_LONGEST_PASSAGE].rsplit(" ", 1)[0] + " …"
 
 
 def _terms(text: str) -> set[str]:
