@@ -31,7 +31,7 @@ async def open_relay(settings: Settings, database: Database) -> AsyncIterator[tu
         SwitchBoard(database.urls.app) as switches,
     ):
         tools = Tools(Studio(settings, database, searcher, Decider(database, settings), ledger))
-        outside = Outside(tools, Keeper(settings, database, ledger), Confidences(settings, switches), switches)
+        outside = Outside(tools, Keeper(settings, database), Confidences(settings, switches), switches)
         async with (
             Router(settings, searcher, meter, switches) as router,
             Relay(database, ledger, router, outside, AgentLogs(settings)) as relay,
