@@ -148,9 +148,10 @@ class Trial:
         """
         while self._left:
             candidate = self._left[0]
-            if await self._waited(candidate) and (obstacle := self._obstacle(candidate)) is None:
+            obstacle = await self._wait_for(candidate) or self._obstacle(candidate)
+            if obstacle is None:
                 return await self._reserved(candidate)
-            self._failures += [obstacle] if obstacle is not None else []
+            self._failures.append(obstacle)
             self._give_up(candidate)
         return None
 
@@ -214,16 +215,14 @@ class Trial:
             return type(first)(first.code, first.provider, what, hint=first.hint)
         return Unavailable(first.code, what, hint=first.hint)
 
-    async def _waited(self, candidate: Candidate) -> bool:
-        """Wait before a provider is asked again; gives whether there is time left to ask."""
-        left = self._deadline - asyncio.get_running_loop().time()
-        if self._pause < left:
+    async def _wait_for(self, candidate: Candidate) -> ProviderSilent | None:
+        """Pause before a provider is asked again; gives the failure where there is no time left for that."""
+        if asyncio.get_running_loop().time() + self._pause >= self._deadline:
+            self._left = deque([candidate])
+            return silent(candidate.provider.name, "had no time left to be asked again")
+        if self._pause:
             await asyncio.sleep(self._pause)
-            return True
-        self._failures.append(silent(candidate.provider.name, "had no time left to be asked again"))
-        self._left.clear()
-        self._left.append(candidate)
-        return False
+        return None
 
     def _obstacle(self, candidate: Candidate) -> ProviderAway | None:
         provider, standing = candidate.provider, candidate.provider.standing

@@ -33,6 +33,7 @@ MODEL: Final = "loopback-1"
 PRICES: Final = ("1", "4")
 """What a million tokens in and out of `MODEL` cost in US dollars, for tests that give it a price."""
 
+_PATIENCE: Final = 60.0
 _NEXT_WORD = re.compile(r"\s*\S+(?:\s+\Z)?")
 
 
@@ -47,13 +48,15 @@ class Answer:
 
     `after` is how many tokens come before it fails, `gap` the seconds between two, `stamps` replaces each token by the
     time of its sending (`time.time()`), `split` sends single bytes, `usage` says what was used, `wait` is how long
-    nothing at all is sent.
+    nothing at all is sent, `error` what a `status` other than 200 comes with. It does not fail before `until` is set,
+    so that its client can have what came before.
     """
 
     text: str = "The quick brown fox jumps over the lazy dog."
     tool_calls: tuple[tuple[str, str], ...] = ()
     status: int = 200
     headers: tuple[tuple[str, str], ...] = ()
+    error: str = "Scripted."
     fails: Fails | None = None
     after: int = 2
     gap: float = 0.0
@@ -63,6 +66,7 @@ class Answer:
     usage: bool = True
     cached: int = 0
     keep_limit: bool = True
+    until: threading.Event | None = None
 
 
 @dataclass(frozen=True)
@@ -253,11 +257,12 @@ class Upstream:
         self._totals.open += 1
         try:
             if answer.wait:
+                reader.at_end = asyncio.current_task().cancel  # type: ignore[union-attr,assignment]
                 await asyncio.sleep(answer.wait)
             if answer.status != 200:
                 self._totals.refused += 1
                 served.ended = "failed"
-                said = json.dumps({"error": {"message": "Scripted.", "type": "scripted", "code": "scripted"}}).encode()
+                said = json.dumps({"error": {"message": answer.error, "type": "scripted", "code": "scripted"}}).encode()
                 return await _whole(writer, answer.status, said, answer.headers)
             served.tokens_in, served.tokens_cached = asked.tokens_in, answer.cached
             self._totals.tokens_in += asked.tokens_in
@@ -386,6 +391,8 @@ class _Speaking:
         return self._served.tokens_in, self._served.tokens_cached, self._served.tokens_out
 
     async def _fail(self) -> bool:
+        if self._answer.until is not None:
+            await asyncio.to_thread(self._answer.until.wait, _PATIENCE)
         self._served.ended = "failed"
         match self._answer.fails:
             case "dies":

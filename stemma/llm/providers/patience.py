@@ -33,6 +33,9 @@ class Patience:
     async def wait(self, coming: Awaitable[T]) -> T:
         """Await what the provider is to send; raises ProviderSilent (`provider_timeout`) when that takes too long."""
         self._begun = self._loop.time()
+        if self._begun >= self._deadline:
+            _drop(coming)
+            raise self._error()
         self._task = asyncio.current_task()
         if self._timer is None:
             self._look()
@@ -49,8 +52,12 @@ class Patience:
     def progress(self) -> None:
         """Something of the answer came: what was waited is forgotten, and from now on tokens follow each other."""
         self._waited = 0.0
-        self._limit = self._between
-        self._speaking = True
+        if not self._speaking:
+            self._speaking = True
+            self._limit = self._between
+            # The timer stands where the first token was due.
+            self.end()
+            self._look()
 
     def end(self) -> None:
         """Nothing more is waited for."""
@@ -60,15 +67,16 @@ class Patience:
     def _look(self) -> None:
         """Cancel the wait that is due, else come back when it will be; waits that end early move that on."""
         now = self._loop.time()
-        if self._task is None:
-            due = now + self._limit
+        begun = now if self._task is None else self._begun
+        due = min(begun + self._limit - self._waited, self._deadline)
+        if now < due:
+            self._timer = self._loop.call_at(due, self._look)
+        elif self._task is not None:
+            self._expired = True
+            self._task.cancel()
         else:
-            due = min(self._begun + self._limit - self._waited, self._deadline)
-            if now >= due:
-                self._expired = True
-                self._task.cancel()
-                return
-        self._timer = self._loop.call_at(max(due, now + 0.001), self._look)
+            # Nobody waits: the next wait finds out by itself.
+            self._timer = None
 
     def _error(self) -> Exception:
         if self._loop.time() >= self._deadline:
@@ -76,3 +84,9 @@ class Patience:
         if not self._speaking:
             return silent(self._provider, f"said nothing for {self._limit:g} seconds")
         return silent(self._provider, f"fell silent for {self._limit:g} seconds in the middle of its answer")
+
+
+def _drop(coming: Awaitable[object]) -> None:
+    """Let go of what is not awaited after all."""
+    if asyncio.iscoroutine(coming):
+        coming.close()
