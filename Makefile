@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 BENCH_READY := $(VENV)/.installed-bench
+LITELLM := .venv-litellm
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo build-agents up down browser test check format vendor basemap bench clean
@@ -24,6 +25,8 @@ $(READY): pyproject.toml constraints.txt
 
 $(BENCH_READY): $(READY)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bench]'
+	@$(PYTHON) -m venv $(LITELLM)
+	@$(LITELLM)/bin/pip install --quiet --disable-pip-version-check 'litellm[proxy]==1.106.2'
 	@touch $@
 
 demo: $(READY) ## Materialize the whole graph on the samples and show what was built
@@ -67,4 +70,4 @@ bench: $(BENCH_READY) ## Measure ratios against peers and limits; results in ben
 	@$(BIN)/python -m benchmarks
 
 clean: ## Remove the environment and caches, never the data in .stemma
-	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
+	@rm -rf $(VENV) $(LITELLM) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info

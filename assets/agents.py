@@ -5,7 +5,7 @@ A day is complete when it is over. A day of which something was forgotten is not
 
 import dagster as dg
 
-from assets.governance import span_of
+from assets.governance import DAYS, span_of
 from assets.product import Partition, Partitions, product
 from resources.store import StoreResource
 from stemma.agents.memory.distilling import VERSION, Day, Report, sync_facts
@@ -14,8 +14,6 @@ from stemma.knowledge.embedding import load_model
 from stemma.knowledge.onnx_query import export_query_encoder
 from stemma.store.outputs import Listing
 
-# EDIT HERE: the first day that can be materialized.
-DAYS = dg.DailyPartitionsDefinition(start_date="2025-01-01", timezone="UTC")
 _NOTHING = Day("0" * 64, 0, 0)
 
 

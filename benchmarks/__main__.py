@@ -18,6 +18,7 @@ BENCHMARKS = (
     "bandit",
     "savings",
     "decisions",
+    "relay",
     "console_lists",
     "run_launch",
     "map_tiles",

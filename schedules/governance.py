@@ -7,8 +7,7 @@ import dagster as dg
 from assets.jobs import governance_aggregate, governance_distil
 
 
-def yesterday(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-    """One run, for the day before the tick."""
+def _yesterday(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     day = (context.scheduled_execution_time.date() - timedelta(days=1)).isoformat()
     return dg.RunRequest(run_key=day, partition_key=day)
 
@@ -23,7 +22,7 @@ def yesterday(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
 )
 def aggregate_day(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     """One run, for yesterday."""
-    return yesterday(context)
+    return _yesterday(context)
 
 
 @dg.schedule(
@@ -36,4 +35,4 @@ def aggregate_day(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
 )
 def distil_day(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     """One run, for yesterday."""
-    return yesterday(context)
+    return _yesterday(context)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from uuid import uuid4
 
 import dagster as dg
@@ -14,13 +14,18 @@ import definitions
 from cli import execution
 from resources.instance import open_instance
 from sensors.governance import late_days
-from stemma.access.principal import local_principal
+from stemma.access.permissions import Role
+from stemma.access.principal import Principal, local_principal
+from stemma.agents import roster
+from stemma.agents.memory.storing import remember_call
+from stemma.agents.memory.vectors import Encoder
+from stemma.agents.model import Exchange
 from stemma.errors import CheckFailed, NotFound
 from stemma.governance import nodes, policies
 from stemma.governance.memory import drift, features, scorecards, snapshots
 from stemma.governance.memory.inputs import Span
 from stemma.knowledge.embedding import Embedder
-from stemma.ledger.receipt_catalog import newest_receipt
+from stemma.ledger.receipt_catalog import list_partitions, newest_receipt
 from stemma.ledger.service import Ledger
 from stemma.store.database import Database
 from stemma.store.files import FileStore
@@ -160,3 +165,27 @@ def test_the_sensor_requests_late_days_of_the_assets_that_are_stale(
     assert len(requested) == 4
     with dg.build_sensor_context(instance=instance, repository_def=graph, cursor=result.cursor) as context:
         assert isinstance(late_days(context), dg.SkipReason)
+
+
+def test_what_agents_learned_is_distilled_by_days_as_well(home: tuple[Settings, Database]) -> None:
+    settings, database = home
+    noon = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
+    days = [noon - timedelta(days=ago) for ago in (4, 3, 2)]
+    ada, encoder = Principal("key:ada", Role.BUILDER, frozenset()), Encoder(settings)
+    with database.transaction() as connection:
+        for day in days[1:]:
+            exchange = Exchange(uuid4(), "r", "Where is the depot?", "The depot stands near the river.")
+            remember_call(connection, roster.load().find("nova"), ada, exchange, day, encoder)
+    span = f"{days[0].date()}...{days[-1].date()}"
+    outcome = execution.materialize(settings, database, "agents/semantic_memory", span)
+    assert [check.passed for check in outcome.checks] == [True]
+    with database.snapshot() as connection:
+        receipts = list_partitions(connection, "agents/semantic_memory").data
+        facts = connection.execute("SELECT day, text FROM agent_memories WHERE day IS NOT NULL ORDER BY day").fetchall()
+    assert [receipt.partition for receipt in receipts] == [day.date().isoformat() for day in days]
+    assert len({receipt.data_version for receipt in receipts}) == 3
+    assert facts == [(day.date(), "The depot stands near the river.") for day in days[1:]]
+    with database.transaction() as connection:
+        connection.execute("UPDATE agent_memories SET text = 'Nobody said this.' WHERE day IS NOT NULL")
+    with pytest.raises(CheckFailed, match="facts_are_grounded"):
+        execution.materialize(settings, database, "agents/semantic_memory", span)

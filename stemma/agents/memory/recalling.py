@@ -32,6 +32,7 @@ _LAST: Final = f"""
     SELECT {COLUMNS} FROM agent_memories WHERE {_OWN} AND tier = 'short_term' AND pinned_at IS NULL
     ORDER BY position DESC LIMIT %(limit)s
 """
+_ANY_NEAR: Final = f"SELECT EXISTS (SELECT FROM agent_memories WHERE {_OWN} AND embedding IS NOT NULL)"
 _NEAR: Final = f"""
     SELECT {COLUMNS} FROM (
         SELECT {COLUMNS}, position, embedding <=> %(vector)s::vector AS distance FROM agent_memories
@@ -58,7 +59,9 @@ def recall(
 def _near(
     connection: Connection, wanted: dict[str, Any], text: str, count: int, encoder: Encoder
 ) -> Iterable[Remembered]:
-    vector = encoder.encode(text) if count else None
+    # Whoever has nothing that could be near is not made to wait for the model.
+    known = connection.execute(_ANY_NEAR, wanted).fetchone()
+    vector = encoder.encode(text) if count and known == (True,) else None
     if vector is None:
         return ()
     parameters = {

@@ -12,7 +12,10 @@ from stemma.agents.tools.model import Arguments, Found, Tool, Use
 from stemma.jobs.catalog import count_by_kind_and_state
 from stemma.ledger.receipt_catalog import newest_by_asset
 from stemma.store.database import Connection
+from stemma.telemetry import costs
 from stemma.telemetry.health import latest
+
+_DAYS: Final = 14
 
 
 class Figures(StrEnum):
@@ -21,13 +24,15 @@ class Figures(StrEnum):
     HEALTH = "health"
     JOBS = "jobs"
     ASSETS = "assets"
+    COSTS = "costs"
 
 
 class Which(Arguments):
     """Which figures."""
 
     of: Figures = Field(
-        description="health: how each service stands; jobs: how many by kind and state; assets: how fresh each is"
+        description="health: how each service stands; jobs: how many by kind and state; assets: how fresh each is; "
+        "costs: what calls to models cost on each of the last days, in US dollars"
     )
 
 
@@ -61,21 +66,43 @@ def _assets(connection: Connection) -> list[dict[str, Any]]:
     ]
 
 
+def _costs(connection: Connection) -> list[dict[str, Any]]:
+    return [
+        {
+            "day": day.day,
+            "calls": day.calls,
+            "errors": day.errors,
+            "tokens_in": day.tokens_in,
+            "tokens_out": day.tokens_out,
+            "cost_usd": day.cost,
+            "calls_without_price": day.unpriced,
+        }
+        for day in costs.daily(connection, costs.last_days(_DAYS))
+    ]
+
+
 _READ: Final[Mapping[Figures, Callable[[Connection], list[dict[str, Any]]]]] = {
     Figures.HEALTH: _health,
     Figures.JOBS: _jobs,
     Figures.ASSETS: _assets,
+    Figures.COSTS: _costs,
 }
 
 
+_NEEDED: Final[Mapping[Figures, str]] = {Figures.ASSETS: "ledger:read", Figures.COSTS: "llm:read"}
+"""What the caller needs beside `telemetry:read`, where these figures stand elsewhere as well."""
+
+
 def _read(use: Use, wanted: Which) -> Found:
+    if (permission := _NEEDED.get(wanted.of)) is not None:
+        use.context.principal.require(permission)
     found = use.studio.database.read(_READ[wanted.of])
     return Found(found or "There is nothing yet.", facts={"of": wanted.of.value, "rows": len(found)})
 
 
 METRICS: Final = Tool(
     "read_metrics",
-    "Gives the studio's figures: health of its services, jobs by state, freshness of its assets.",
+    "Gives the studio's figures: health of its services, jobs by state, freshness of its assets, costs of its models.",
     Which,
     ("telemetry:read",),
     _read,

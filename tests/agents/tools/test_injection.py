@@ -393,3 +393,5 @@ def test_no_planted_order_does_what_agent_and_caller_may_not(
     assert place.evil.visits == []
     assert [text for text in model.read if CANARY in text] == []
     assert {attack.order for attack in place.planted} <= model.seen
+    read = set(model.read)
+    assert sum(attack.text in read for attack in place.planted) >= 100

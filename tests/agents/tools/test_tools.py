@@ -135,10 +135,12 @@ def test_a_receipt_is_verified_against_the_signed_ledger(
         assert workshop.use(tess, "verify_receipt", missing).code == "receipt_not_found"
 
 
-def test_metrics_are_read(workshop: Any, tess: Agent) -> None:
-    for of in ("jobs", "health", "assets"):
+def test_metrics_are_read(workshop: Any, tess: Agent, principal: NewPrincipal) -> None:
+    for of in ("jobs", "health", "assets", "costs"):
         assert workshop.use(tess, "read_metrics", {"of": of}).code is None
     assert workshop.use(tess, "read_metrics", {"of": "salaries"}).code == "arguments_invalid"
+    narrow = principal(Role.OWNER, "telemetry:*")
+    assert workshop.use(tess, "read_metrics", {"of": "costs"}, by=narrow).code == "scope_missing"
 
 
 def test_files_are_read_and_written_where_it_is_allowed(workshop: Any, tess: Agent) -> None:
