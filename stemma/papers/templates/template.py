@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from stemma.papers.model import Claim
-from stemma.papers.plan import Alternative, Cell, Dataset, Environment, Method, Parameters, Target, Timeouts
+from stemma.papers.plan import Alternative, Cell, Dataset, Environment, Method, Parameters, Target
 
 FIVE_SEEDS: Final = (0, 1, 2, 3, 4)
 
@@ -37,7 +37,6 @@ class Template:
     cells: tuple[Cell, ...]
     alternatives: Callable[[Sequence[Target]], tuple[Alternative, ...]]
     stochastic: bool = False
-    timeouts: Timeouts = Timeouts()
 
     @property
     def environment(self) -> Environment:
