@@ -25,7 +25,7 @@ _FOOD: Final = Dataset(
     licence="BSD-3-Clause (statsmodels)",
     note="38 households, Griffiths et al. (1993), table 15.4.",
 )
-_TERM: Final = re.compile(r"(?:coefficient|estimate)\s+(?:of\s+)?(.+)", re.IGNORECASE)
+_TERM: Final = re.compile(r"(?:\w+ )?coefficient\s+(?:of\s+)?(.+)", re.IGNORECASE)
 _TAU: Final = re.compile(r"\btau\s*=\s*(0?\.\d+)")
 
 
