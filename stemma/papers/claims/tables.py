@@ -21,8 +21,8 @@ _ROLES: Final = {
 }
 _MEASURE: Final = re.compile(
     r"(top-?\d+ )?(test |train |val(idation)? )?"
-    r"(acc(uracy|\.)?|error( rate)?|f1(-score)?|auc|auroc|precision|recall|rmse|mae|mse|bleu|r2|r²|perplexity|sensitivity"
-    r"|specificity)( ?[(\[]?%[)\]]?)?",
+    r"(acc(uracy|\.)?|error( rate)?|f1(-score)?|auc|auroc|precision|recall|rmse|mae|mse|bleu|r2|r²|perplexity"
+    r"|sensitivity|specificity)( ?[(\[]?%[)\]]?)?",
     re.IGNORECASE,
 )
 _UNIT: Final = re.compile(r"\s*[(\[]\s*(%|ms|s|kg|cm|mm|dB|percent)\s*[)\]]")

@@ -156,7 +156,7 @@ print(food.shape)"""
 def estimates(model):
     """The coefficients of the mean and, of a beta regression, the precision phi."""
     if model == "beta":
-        fitted = BetaModel(share.to_numpy(), design).fit(method="bfgs", maxiter=1000, gtol=1e-8, disp=False)
+        fitted = BetaModel(share.to_numpy(), design).fit(method="bfgs", maxiter=1000, disp=False)
         return {**dict(zip(names, fitted.params[:3])), "phi": float(np.exp(fitted.params[3]))}
     response = share if model == "least-squares" else np.log(share / (1 - share))
     return dict(zip(names, OLS(response.to_numpy(), design).fit().params))'''
