@@ -13,7 +13,7 @@ import rfc8785
 from psycopg.types.json import Jsonb
 
 from stemma.access.principal import Principal
-from stemma.errors import Conflict, InvalidInput
+from stemma.errors import Conflict, InvalidInput, NotFound
 from stemma.ledger.change import Change
 from stemma.ledger.entries import NewEntry
 from stemma.ledger.journal import audited, transition
@@ -25,6 +25,7 @@ from stemma.papers.plan import MAX_TARGETS, PlanDocument, Target, parse_plan
 from stemma.papers.templates import TEMPLATES, find
 from stemma.papers.templates.template import FIVE_SEEDS, Measurable, Template
 from stemma.store.database import Connection, database_time
+from stemma.store.outputs import Artifact
 
 VERSION: Final = "plan-1"
 
@@ -158,7 +159,7 @@ def _installed(name: str) -> bool:
 
 
 def plan_made(connection: Connection, paper: Paper, document: PlanDocument, *, actor: str) -> Change[Plan]:
-    """Keep what a template proposes as the newest version; the same plan again changes nothing."""
+    """Keep what a template proposes as the newest version."""
     return _new_version(connection, paper, document, "template", actor, ())
 
 
@@ -178,6 +179,9 @@ def write_plan(connection: Connection, principal: Principal, paper_id: UUID, doc
         _check_target(number, target, claims.get(target.claim))
     meta = {"targets": len(plan.targets), "template": plan.template}
     entries = audited(principal, "plan.written", resource=subject(paper_id), meta=meta)
+    newest = catalog.latest_plan(connection, paper_id)
+    if newest is not None and newest.sha256 == document_sha256(plan):
+        return Change(entries, (), lambda _: newest)
     return _new_version(connection, paper, plan, "person", principal.actor, entries)
 
 
@@ -190,6 +194,11 @@ def _check_target(number: int, target: Target, claim: Claim | None) -> None:
         raise InvalidInput("plan_claim_differs", what, field=f"document.targets.{number}.claimed")
 
 
+def document_sha256(document: PlanDocument) -> str:
+    """The SHA-256 of a plan's RFC 8785 bytes, hexadecimal."""
+    return hashlib.sha256(rfc8785.dumps(document.model_dump(mode="json"))).hexdigest()
+
+
 def _new_version(
     connection: Connection,
     paper: Paper,
@@ -198,11 +207,8 @@ def _new_version(
     actor: str,
     entries: tuple[NewEntry, ...],
 ) -> Change[Plan]:
-    stored = document.model_dump(mode="json")
-    sha256 = hashlib.sha256(rfc8785.dumps(stored)).hexdigest()
-    newest = catalog.newest_plan(connection, paper.id)
-    if newest is not None and newest.sha256 == sha256:
-        return Change(entries, (), lambda _: newest)
+    stored, sha256 = document.model_dump(mode="json"), document_sha256(document)
+    newest = catalog.latest_plan(connection, paper.id)
     version, now = (newest.version if newest else 0) + 1, database_time(connection)
     plan = Plan(
         # Of two who write the same version at once, the second finds its id taken.
@@ -225,3 +231,16 @@ def _new_version(
         Statement(_PLANNED, {"id": paper.id, "now": now}, rows=1),
     )
     return Change((*entries, made), companions, lambda _: plan)
+
+
+def plan_artifact(plan: Plan) -> Artifact:
+    """A version of a plan by its content."""
+    return Artifact(f"plans/{plan.paper_id}", "application/json", plan.sha256, len(rfc8785.dumps(dict(plan.document))))
+
+
+def require_plan(plan: Plan | None, paper_id: UUID) -> Plan:
+    """The plan, where there is one; raises NotFound(paper_not_planned)."""
+    if plan is None:
+        hint = f"`stemma papers plan {paper_id}` makes one."
+        raise NotFound("paper_not_planned", "The paper has no plan yet.", field="paper_id", hint=hint)
+    return plan

@@ -9,17 +9,19 @@ from uuid import UUID, uuid5
 
 from psycopg.types.json import Jsonb
 
-from stemma.errors import StemmaError
+from stemma.errors import NotFound, StemmaError
 from stemma.ledger.change import Change
-from stemma.ledger.entries import NewEntry
 from stemma.ledger.journal import transition
 from stemma.ledger.writer import Statement
 from stemma.papers import catalog
 from stemma.papers.claims.found import ACCEPTED_AT, Found
 from stemma.papers.intake import subject
 from stemma.papers.model import Claim, Paper
+from stemma.papers.pages import Page, from_json
 from stemma.redaction import redact
 from stemma.store.database import Connection, database_time
+from stemma.store.files import FileStore
+from stemma.store.outputs import Artifact, Listing
 
 _CLAIMS: Final = UUID("a2b4d1f0-7c1e-4b8e-9a62-5f0d3e9c7b21")
 _REASON: Final = 1000
@@ -55,16 +57,20 @@ _KEEP: Final = """
 """
 
 
-def pages_read(connection: Connection, paper: Paper, pages_key: str, pages: int) -> Change[None]:
-    """That a paper's pages were read and are kept under a key of the file store."""
+def pages_read(connection: Connection, paper: Paper, pages_key: str, pages: int) -> Change[None] | None:
+    """That a paper's pages were read and are kept under a key of the file store; None where that is known."""
+    if (paper.pages_key, paper.pages, paper.error_code) == (pages_key, pages, None):
+        return None
     values = {"id": paper.id, "pages_key": pages_key, "pages": pages, "now": database_time(connection)}
-    return Change((), (Statement(_READ, values, rows=1),), lambda _: None)
+    entry = transition("paper.read", subject=subject(paper.id), actor="asset:papers/pages", data={"pages": pages})
+    return Change((entry,), (Statement(_READ, values, rows=1),), lambda _: None)
 
 
-def claims_found(connection: Connection, paper: Paper, found: Sequence[Found], *, actor: str) -> Change[int]:
+def claims_found(connection: Connection, paper: Paper, found: Sequence[Found], *, actor: str) -> Change[int] | None:
     """Keep what was found, in place of what was found before; what a person edited, accepted or rejected stays.
 
-    The result is how many claims are other than before. A claim of which nobody has to be asked is accepted.
+    The result is how many claims are other than before; None instead of a change where all is as it was. A claim of
+    which nobody has to be asked is accepted.
     """
     now = database_time(connection)
     before = {claim.id: claim for claim in catalog.list_claims(connection, paper.id)}
@@ -73,16 +79,16 @@ def claims_found(connection: Connection, paper: Paper, found: Sequence[Found], *
     changed = [claim for claim in fresh if claim.id not in before or _facts(before[claim.id]) != _facts(claim)]
     kept = [claim.id for claim in claims]
     gone = [claim for claim in before.values() if claim.revision == 1 and claim.id not in set(kept)]
+    if not changed and not gone and paper.status != "ingested" and paper.error_code is None:
+        return None
     statements = [Statement(_EXTRACTED, {"id": paper.id, "now": now}, rows=1)]
     if gone:
         statements.append(Statement(_FORGET, {"paper": paper.id, "kept": kept}))
     statements += [Statement(_KEEP, {**_facts(claim), **_frame(claim)}) for claim in changed]
-    entries: tuple[NewEntry, ...] = ()
-    if changed or gone:
-        accepted = sum(claim.status == "accepted" for claim in claims)
-        data = {"claims": len(claims), "accepted": accepted, "changed": len(changed), "gone": len(gone)}
-        entries = (transition("claims.extracted", subject=subject(paper.id), actor=actor, data=data),)
-    return Change(entries, tuple(statements), lambda _: len(changed) + len(gone))
+    accepted = sum(claim.status == "accepted" for claim in claims)
+    data = {"claims": len(claims), "accepted": accepted, "changed": len(changed), "gone": len(gone)}
+    entry = transition("claims.extracted", subject=subject(paper.id), actor=actor, data=data)
+    return Change((entry,), tuple(statements), lambda _: len(changed) + len(gone))
 
 
 def step_failed(connection: Connection, paper: Paper, step: str, error: StemmaError) -> Change[None]:
@@ -135,3 +141,20 @@ def _frame(claim: Claim) -> dict[str, object]:
         "updated_by": claim.updated_by,
         "box": Jsonb(list(claim.box)),
     }
+
+
+def stored_pages(files: FileStore, paper: Paper) -> tuple[Page, ...]:
+    """The pages of a paper as they were read; raises NotFound(paper_not_read) before that."""
+    if paper.pages_key is None:
+        hint = f"`stemma papers materialize {paper.id}` reads it."
+        raise NotFound("paper_not_read", "The pages of the paper were not read yet.", field="paper_id", hint=hint)
+    return from_json(files.read(paper.pages_key))
+
+
+def claims_artifact(paper: Paper, claims: Sequence[Claim]) -> Artifact:
+    """The listing of a paper's claims, which is another one as soon as one of them is."""
+    listing = Listing()
+    for claim in claims:
+        listing.add(str(claim.id), claim.metric, claim.printed, claim.unit, claim.dataset, claim.method, claim.split)
+        listing.add(claim.page, " ".join(f"{side:.2f}" for side in claim.box), claim.quote, claim.status)
+    return listing.artifact(f"claims/{paper.id}")
