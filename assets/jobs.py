@@ -8,7 +8,7 @@ import time
 
 import dagster as dg
 
-from assets import agents, costs, governance, knowledge, maps, telemetry
+from assets import agents, costs, governance, knowledge, maps, papers, telemetry
 from stemma.jobs import kinds, running
 
 knowledge_refresh = dg.define_asset_job(
@@ -61,6 +61,10 @@ _MADE = {
     "search-index": [knowledge.search_index],
     "map:build": [maps.features, maps.tiles],
     "agents:distil": [agents.semantic_memory],
+    "paper:pages": [papers.pages],
+    "paper:extract": [papers.claims],
+    "paper:plan": [papers.plan],
+    "paper:materialize": [papers.pages, papers.claims, papers.plan],
     "governance:aggregate": [governance.entity_features, governance.decision_embeddings],
     "governance:distil": [
         governance.knowledge_snapshots,
