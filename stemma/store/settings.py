@@ -143,6 +143,7 @@ class Settings(BaseSettings):
         default=False,
         description="Run notebooks without a sandbox where the machine allows none; each run says that it did",
     )
+    papers_max_pages: int = Field(default=300, ge=1, description="Papers of more pages are refused")
 
     stripe_key: SecretStr | None = Field(
         default=None, description="Restricted key of Stripe, to read what happened to invoices; unset: it is not read"
