@@ -6,6 +6,7 @@ Whether and how often a notebook is executed is the business of runs.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import shutil
 import tempfile
@@ -122,6 +123,8 @@ class _Execution:
             await asyncio.to_thread(self._manager.report)
             self._read_all()
             self._reader.close()
+            # nbclient leaves it where the kernel never started.
+            atexit.unregister(self._client._cleanup_kernel)
         hashes = tuple(canonical.cell_hashes(self._notebook, self._place.base))
         return Executed(self._notebook, ending, tuple(self._told), hashes, code, message)
 
@@ -174,11 +177,11 @@ class _Execution:
         if isinstance(error, DeadKernelError):
             return f"The kernel ended while cell {self._client.index} was executed."
         said = [
-            (self._place.base / name).read_bytes()[-2000:].decode(errors="replace").strip()
+            (self._place.base / name).read_bytes()[-2000:].decode(errors="replace").strip().rpartition("\n")[2]
             for name in ("output.log", "keeper.log")
             if (self._place.base / name).is_file()
         ]
-        return " ".join(["The kernel did not start.", *filter(None, said)]) or f"{type(error).__name__}: {error}"
+        return " ".join(["The kernel did not start.", *filter(None, said)])
 
     async def _look(self) -> None:
         while True:
@@ -213,7 +216,9 @@ class _Client(NotebookClient):
             km=manager,
             timeout=None,
             startup_timeout=_STARTUP,
-            coalesce_streams=True,
+            iopub_timeout=_STARTUP,
+            # Its way of joining what was printed takes minutes on a long line.
+            coalesce_streams=False,
             shutdown_kernel="immediate",
         )
         self.index = 0
@@ -238,7 +243,12 @@ class _Client(NotebookClient):
             self._left -= len(str(content))
             if self._left < 0:
                 return None
-        return super().process_message(msg, cell, cell_index)
+        output = super().process_message(msg, cell, cell_index)
+        if output is not None and output["output_type"] == "stream" and len(cell.outputs) > 1:
+            before = cell.outputs[-2]
+            if before["output_type"] == "stream" and before["name"] == output["name"]:
+                before["text"] += cell.outputs.pop()["text"]
+        return output
 
     def end_line(self) -> None:
         """Hand on a line that has no end yet."""
@@ -246,12 +256,14 @@ class _Client(NotebookClient):
             self._printed("\n")
 
     def _printed(self, text: str) -> None:
-        *lines, self._begun = (self._begun + text).split("\n")
+        *lines, begun = (self._begun + text).split("\n")
         for line in lines:
             self._hand_on(_storable(line))
-        while len(self._begun) > _LONGEST_LINE:
-            self._hand_on(_storable(self._begun))
-            self._begun = self._begun[_LONGEST_LINE:]
+        if len(begun) > _LONGEST_LINE:
+            self._hand_on(_storable(begun))
+            # Of a line that has no end, only the beginning is told.
+            begun = begun[-1:]
+        self._begun = begun
 
 
 def _storable(line: str) -> str:

@@ -19,11 +19,11 @@ from stemma.papers.sandbox.limits import Limits
 from stemma.papers.sandbox.started import Report, Sandbox, start
 
 PROVISIONER: Final = "stemma-sandbox"
-MOST_PRINTED: Final = 8_000_000
+MOST_PRINTED: Final = 6_000_000
 """Characters that a kernel sends of what its notebook prints, by its own will; the rest it drops."""
 
 _GROUP: Final = "jupyter_client.kernel_provisioners"
-# What is printed is sent within 10 ms, not 200.
+# What is printed is sent within 10 ms, not 200. What children print would come by TCP, which there is none of.
 _BOOT: Final = f"""
 from ipykernel import iostream
 from ipykernel.kernelapp import launch_new_instance
@@ -40,7 +40,8 @@ class Stream(iostream.OutStream):
         return len(string)
 
 iostream.OutStream = Stream
-launch_new_instance(outstream_class=Stream)
+iostream.IOPubThread._setup_pipe_in = lambda self: setattr(self, "_pipe_flag", False)
+launch_new_instance()
 """
 
 
