@@ -23,7 +23,9 @@ _ADDRESS: Final = re.compile(r"\b0x[0-9a-f]{6,16}\b")
 
 def cell_hashes(notebook: NotebookNode, base: Path) -> list[str]:
     """One SHA-256 for each cell, of its canonical output; `base` is the folder that it was executed in."""
-    return [_hash([_output(output, str(base)) for output in _merged(cell.get("outputs", ()))]) for cell in notebook.cells]
+    return [
+        _hash([_output(output, str(base)) for output in _merged(cell.get("outputs", ()))]) for cell in notebook.cells
+    ]
 
 
 def output_hash(cells: Iterable[str], told: Iterable[Told]) -> str:
