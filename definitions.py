@@ -7,7 +7,17 @@ from typing import Any
 
 import dagster as dg
 
-from assets import governance, governance_checks, knowledge, knowledge_checks, maps, maps_checks, papers, papers_checks
+from assets import (
+    governance,
+    governance_checks,
+    knowledge,
+    knowledge_checks,
+    maps,
+    maps_checks,
+    paper_runs,
+    papers,
+    papers_checks,
+)
 from assets.job_runs import claiming_in_process
 from assets.jobs import KIND_JOBS, governance_days, knowledge_refresh
 from resources.browser import BrowserResource
@@ -25,6 +35,7 @@ from sensors.knowledge import inbox
 from sensors.learning import learning
 from sensors.maps import map_sources
 from sensors.notify import notify
+from sensors.paper_runs import paper_runs_lost
 from sensors.receipts import receipts
 
 
@@ -32,7 +43,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
     """The asset graph with its checks, jobs, sensors and schedules; tests and the command line swap resources."""
     resources: dict[str, Any] = {"store": StoreResource(), "progress": ProgressLog(), "browser": BrowserResource()}
     return dg.Definitions(
-        assets=dg.load_assets_from_modules([knowledge, governance, maps, papers]),
+        assets=dg.load_assets_from_modules([knowledge, governance, maps, papers, paper_runs]),
         asset_checks=dg.load_asset_checks_from_modules(
             [knowledge_checks, governance_checks, maps_checks, papers_checks]
         ),
@@ -47,6 +58,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             failed_runs,
             learning,
             notify,
+            paper_runs_lost,
             automation,
             jobs_waiting,
             jobs_lost,
