@@ -33,12 +33,15 @@ from ipykernel.kernelapp import launch_new_instance
 class Stream(iostream.OutStream):
     flush_interval = 0.01
     left = {MOST_PRINTED}
+    told = False
     def write(self, string):
         if not isinstance(string, str) or Stream.left >= len(string):
             Stream.left -= len(string) if isinstance(string, str) else 0
             return super().write(string)
         cut, Stream.left = string[:Stream.left], 0
-        super().write(cut)
+        if cut or Stream.told is False:
+            Stream.told = True
+            super().write(cut + "\\nwarning: E_ARTIFACT_TOO_LARGE (truncated)\\n")
         return len(string)
 
 iostream.OutStream = Stream
