@@ -71,7 +71,9 @@ def test_a_run_measures_twice_and_leaves_artifacts(studio: Studio, plan: Plan) -
     with studio.database.snapshot() as connection:
         (point,) = catalog.list_series(connection, run.id)
     assert (point.metric, point.value, point.step) == ("accuracy", measured.value, 1)
-    kept = {artifact.name: studio.files.read(artifact.key) for artifact in artifacts.list_artifacts(studio.files, run.id)}
+    kept = {
+        artifact.name: studio.files.read(artifact.key) for artifact in artifacts.list_artifacts(studio.files, run.id)
+    }
     assert set(kept) == set(artifacts.NAMES)
     assert b"hello\n" in kept["logs.txt"]
     lines = [json.loads(line) for line in kept["events.jsonl"].splitlines()]
@@ -112,7 +114,7 @@ def test_what_goes_wrong_is_said(
 def test_a_flood_is_cut_and_bad_events_are_named(studio: Studio, plan: Plan) -> None:
     cell = (
         "for n in range(40_000): print('line', n, 'z' * 100)\nprint('y' * 100_000_000)\n"
-        "open('events.jsonl', 'a').write('nonsense\\n{\"type\": \"stage_update\", \"stage\": \"run_complete\"}\\n')\n"
+        'open(\'events.jsonl\', \'a\').write(\'nonsense\\n{"type": "stage_update", "stage": "run_complete"}\\n\')\n'
         + REPORT.format(value=0.5)
     )
     run = execution.carry_out(studio, create(studio, plan(cell)))
