@@ -18,6 +18,7 @@ from assets import (
     knowledge_checks,
     maps,
     maps_checks,
+    paper_runs,
     papers,
     papers_checks,
     telemetry,
@@ -41,6 +42,7 @@ from sensors.knowledge import inbox
 from sensors.learning import learning
 from sensors.maps import map_sources
 from sensors.notify import notify
+from sensors.paper_runs import paper_runs_lost
 from sensors.receipts import receipts
 from sensors.telemetry import alerts
 
@@ -49,7 +51,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
     """The asset graph with its checks, jobs, sensors and schedules; tests and the command line swap resources."""
     resources: dict[str, Any] = {"store": StoreResource(), "progress": ProgressLog(), "browser": BrowserResource()}
     return dg.Definitions(
-        assets=dg.load_assets_from_modules([agents, costs, knowledge, governance, maps, papers, telemetry]),
+        assets=dg.load_assets_from_modules([agents, costs, knowledge, governance, maps, papers, paper_runs, telemetry]),
         asset_checks=dg.load_asset_checks_from_modules(
             [agents_checks, costs_checks, knowledge_checks, governance_checks, maps_checks, papers_checks]
         ),
@@ -65,6 +67,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             failed_runs,
             learning,
             notify,
+            paper_runs_lost,
             automation,
             jobs_waiting,
             jobs_lost,

@@ -44,6 +44,7 @@ from api.routers import (
     nodes,
     notifications,
     outcomes,
+    paper_runs,
     papers,
     policies,
     receipts,
@@ -75,6 +76,7 @@ from stemma.ledger.service import Ledger
 from stemma.llm.metering import Meter
 from stemma.llm.router import Router
 from stemma.llm.switches import SwitchBoard
+from stemma.papers.runs import model as run_events
 from stemma.store.database import Database
 from stemma.store.settings import Settings, load_settings
 from stemma.telemetry import collectors
@@ -159,6 +161,8 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(outcomes.router)
     app.include_router(outcomes.aliases)
     app.include_router(papers.router)
+    app.include_router(paper_runs.router)
+    app.include_router(paper_runs.streams)
     app.include_router(policies.router)
     app.include_router(nodes.router)
     app.include_router(flags.router)
@@ -233,7 +237,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with (
             Router(settings, searcher, meter, switches) as app.state.router,
             Launches(settings) as app.state.launches,
-            Streams(database.urls.app, feed.CHANNEL, model.CHANNEL) as app.state.streams,
+            Streams(database.urls.app, feed.CHANNEL, model.CHANNEL, run_events.CHANNEL) as app.state.streams,
             _relay(app, settings, database) as app.state.relay,
             dagster_proxy.opened(settings) as app.state.webservers,
         ):
