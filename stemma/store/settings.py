@@ -127,6 +127,8 @@ class Settings(BaseSettings):
     fetch_max_bytes: int = Field(default=50_000_000, ge=1, description="Largest body the outgoing fetcher accepts")
     fetch_timeout: float = Field(default=30.0, gt=0, description="Seconds one outgoing fetch may take in all")
 
+    papers_max_pages: int = Field(default=300, ge=1, description="Papers of more pages are refused")
+
     stripe_key: SecretStr | None = Field(
         default=None, description="Restricted key of Stripe, to read what happened to invoices; unset: it is not read"
     )
