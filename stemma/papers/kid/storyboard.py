@@ -171,14 +171,20 @@ _RULES: Final = (
 _SOME_RULE: Final = _Scene(
     "",
     "They made up a rule. A rule says what to do, step by step. A computer can follow every step, and it never gets "
-        "tired.",
+    "tired.",
     "A robot at work. It has a box head and two round eyes.",
     "robot",
 )
 _NUMBERS: Final = (
-    (r"accuracy|correct|precision|recall|\bf1\b", "It says how often the rule was right, so a bigger number is better."),
+    (
+        r"accuracy|correct|precision|recall|\bf1\b",
+        "It says how often the rule was right, so a bigger number is better.",
+    ),
     (r"error|loss|rmse|mae|mse", "It says how far off the rule was, so a smaller number is better."),
-    (r"coef|slope|intercept|weight|beta|phi", "It says how much one part of the rule counts. A big number counts a lot."),
+    (
+        r"coef|slope|intercept|weight|beta|phi",
+        "It says how much one part of the rule counts. A big number counts a lot.",
+    ),
 )
 _SOME_NUMBER: Final = "It says how well the test went."
 _GLOSSARY: Final = (

@@ -17,7 +17,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import ROUND_HALF_UP, Context, Decimal
 from enum import StrEnum
 from typing import Final
 
@@ -28,6 +28,9 @@ WIDEST: Final = 0.02
 """The widest interval over seeds that still tells something, as a share of the claimed value."""
 
 _ZERO: Final = 1e-9
+_LARGEST: Final = 1e150
+# As many digits as any number has that a float can hold, and those of the fraction.
+_EXACT: Final = Context(prec=400)
 # Student's t, 97.5 %, by degrees of freedom; from there on it is that of the normal distribution, a little too small.
 _T: Final = (
     *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281),
@@ -76,7 +79,7 @@ class Claimed:
         return abs(self._rounded(observed) - self._rounded(self.value))
 
     def _rounded(self, value: float) -> Decimal:
-        return Decimal(repr(value)).quantize(self.unit, ROUND_HALF_UP)
+        return Decimal(repr(value)).quantize(self.unit, ROUND_HALF_UP, _EXACT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +120,13 @@ def judge(
     `values` are what was observed, one for each seed of a method that depends on one (`seeded`), else one. `repeatable`
     says whether two executions gave the same, and `substituted` what stood in where the paper's own method was not run.
     """
-    usable = [value for value in values if math.isfinite(value)]
+    usable = [value for value in values if abs(value) <= _LARGEST]
     if not usable or len(usable) < len(values):
-        what = "The run did not measure what is claimed." if not values else "What was measured is no number."
+        what = (
+            "The run did not measure what is claimed."
+            if not values
+            else "What was measured is no number that could be compared."
+        )
         return Assessment(Verdict.INCONCLUSIVE, what, None, None, None, None)
     # The mean of equal values is that value, which a sum of them divided is not always.
     observed = usable[0] if len(set(usable)) == 1 else statistics.fmean(usable)

@@ -50,9 +50,7 @@ def list_runs(connection: Connection, paper_id: UUID, *, cursor: str | None = No
     if before is not None and not _ID.fullmatch(str(before)):
         raise InvalidInput("cursor_invalid", "This cursor does not belong to this list.", field="cursor")
     wanted = {"paper": paper_id, "before": before, "limit": limit + 1}
-    return cut_page(
-        _runs(connection, _OF_PAPER, wanted), limit, lambda last: encode_cursor("paper_runs", str(last.id))
-    )
+    return cut_page(_runs(connection, _OF_PAPER, wanted), limit, lambda last: encode_cursor("paper_runs", str(last.id)))
 
 
 def latest_success(
