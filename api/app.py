@@ -38,6 +38,7 @@ from api.routers import (
     nodes,
     notifications,
     outcomes,
+    paper_reports,
     policies,
     receipts,
     runs,
@@ -133,6 +134,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(events.aliases)
     app.include_router(outcomes.router)
     app.include_router(outcomes.aliases)
+    app.include_router(paper_reports.router)
     app.include_router(policies.router)
     app.include_router(nodes.router)
     app.include_router(flags.router)

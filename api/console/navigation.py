@@ -41,6 +41,7 @@ GROUPS: Final[dict[str, tuple[Family, ...]]] = {
     "Work": (
         Family("Jobs", "/jobs", "jobs", "jobs:read"),
         Family("Runs", "/runs", "runs", "jobs:read"),
+        Family("Papers", "/papers", "papers", "papers:read"),
     ),
     "Govern": (
         Family("Decisions", "/decisions", "decisions", "decide:read"),

@@ -60,9 +60,9 @@ def shares(counts: Sequence[tuple[Verdict, int]]) -> Markup:
         for start, (verdict, count) in zip(starts, counts, strict=False)
         if count
     )
-    return Markup(
-        '<svg class="gap" viewBox="0 0 {} {}" preserveAspectRatio="none" aria-hidden="true">{}</svg>'
-    ).format(_WIDTH, _HEIGHT, marks)
+    return Markup('<svg class="gap" viewBox="0 0 {} {}" preserveAspectRatio="none" aria-hidden="true">{}</svg>').format(
+        _WIDTH, _HEIGHT, marks
+    )
 
 
 def traces(drawn: Sequence[Curve], *, title: str, width: int = 560, height: int = 140) -> Markup:

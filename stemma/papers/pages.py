@@ -280,7 +280,9 @@ def from_json(data: bytes) -> tuple[Page, ...]:
             page["width"],
             page["height"],
             tuple(
-                Line(tuple(Word(text, (left, top, right, bottom), size) for text, left, top, right, bottom, size in line))
+                Line(
+                    tuple(Word(text, (left, top, right, bottom), size) for text, left, top, right, bottom, size in line)
+                )
                 for line in page["lines"]
             ),
         )

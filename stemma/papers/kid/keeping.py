@@ -58,11 +58,12 @@ def find_storyboard(connection: Connection, paper_id: UUID) -> KeptStoryboard | 
 
 
 def get_storyboard(connection: Connection, paper_id: UUID) -> KeptStoryboard:
-    """The storyboard of a paper; raises NotFound(storyboard_missing)."""
+    """The storyboard of a paper; raises NotFound(paper_not_found), NotFound(storyboard_missing)."""
+    papers.get_paper(connection, paper_id)
     found = find_storyboard(connection, paper_id)
     if found is None:
         hint = "POST /api/v1/explain/kid tells one, and so does the paper's page."
-        raise NotFound("storyboard_missing", "Nobody has told this paper to children yet.", field="paper", hint=hint)
+        raise NotFound("storyboard_missing", "Nobody has told this paper to children yet.", field="paper_id", hint=hint)
     return found
 
 

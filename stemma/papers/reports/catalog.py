@@ -10,7 +10,6 @@ from uuid import UUID
 
 from psycopg.rows import dict_row
 
-from stemma.errors import NotFound
 from stemma.papers.reports.model import Report
 from stemma.store.database import Connection
 
@@ -38,15 +37,6 @@ def find_report(connection: Connection, paper_id: UUID) -> KeptReport | None:
     with connection.cursor(row_factory=dict_row) as rows:
         row = rows.execute(_NEWEST, (paper_id,)).fetchone()
     return _kept(row) if row else None
-
-
-def get_report(connection: Connection, paper_id: UUID) -> KeptReport:
-    """The newest report of a paper; raises NotFound(report_missing)."""
-    found = find_report(connection, paper_id)
-    if found is None:
-        hint = f"`stemma papers report {paper_id}` makes it, once a run of its plan has succeeded."
-        raise NotFound("report_missing", "There is no report of this paper yet.", field="paper_id", hint=hint)
-    return found
 
 
 def newest_reports(connection: Connection) -> tuple[KeptReport, ...]:

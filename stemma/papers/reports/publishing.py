@@ -36,7 +36,7 @@ _INSERT: Final = """
 def reported_run(connection: Connection, paper_id: UUID) -> Run:
     """The run that a paper's report is of: the latest that succeeded of what a plan says first.
 
-    Raises NotFound(paper_unknown), NotFound(paper_not_run).
+    Raises NotFound(paper_not_found), NotFound(paper_not_run).
     """
     paper = papers.get_paper(connection, paper_id)
     run = runs.latest_success(connection, paper.id)
@@ -44,6 +44,16 @@ def reported_run(connection: Connection, paper_id: UUID) -> Run:
         hint = f"`stemma papers run {paper_id}` runs its plan."
         raise NotFound("paper_not_run", "No run of this paper has succeeded yet.", field="paper_id", hint=hint)
     return run
+
+
+def report_of(connection: Connection, paper_id: UUID) -> KeptReport:
+    """The newest report of a paper; raises NotFound(paper_not_found), NotFound(report_missing)."""
+    papers.get_paper(connection, paper_id)
+    found = find_report(connection, paper_id)
+    if found is None:
+        hint = f"`stemma papers report {paper_id}` makes it, once a run of its plan has succeeded."
+        raise NotFound("report_missing", "There is no report of this paper yet.", field="paper_id", hint=hint)
+    return found
 
 
 def make_report(connection: Connection, run: Run, files: Sequence[RunFile]) -> Report:

@@ -2,9 +2,9 @@
 
 A pure function of figures; which claim and which run they are of is the business of `building`.
 
-A page that prints `5.9037` says so many digits and no more. What was observed is rounded to as many before it is compared,
-and may then lie as far off as the plan lets it, by default one unit of the last place: papers round and cut off, and
-did so along the way when numbers were worked out by hand.
+A page that prints `5.9037` says so many digits and no more. What was observed is rounded to as many before it is
+compared, and may then lie as far off as the plan lets it, by default one unit of the last place: papers round and cut
+off, and did so along the way when numbers were worked out by hand.
 
 A method that depends on a seed gives an interval: that in which, with 95 % probability, the value of one more seed lies
 (the prediction interval of Student's t for one further observation, e.g. Hahn & Meeker, Statistical Intervals, 1991,
