@@ -79,6 +79,11 @@ class Claim:
     updated_at: datetime
     updated_by: str
 
+    @property
+    def etag(self) -> str:
+        """What names this revision."""
+        return f"{self.id.hex}-{self.revision}"
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

@@ -76,8 +76,8 @@ class Page:
 def read_pages(data: bytes, settings: Settings) -> tuple[Page, ...]:
     """The pages of a PDF.
 
-    Raises InvalidInput (`file_empty`, `pdf_encrypted`, `pdf_damaged`, `pdf_without_text`), UnsupportedType (`not_a_pdf`)
-    and TooLarge (`too_many_pages`, `too_large`), each with field="file".
+    Raises InvalidInput (`file_empty`, `pdf_encrypted`, `pdf_damaged`, `pdf_without_text`), UnsupportedType
+    (`not_a_pdf`) and TooLarge (`too_many_pages`, `too_large`), each with field="file".
     """
     _check_head(data)
     try:
@@ -275,19 +275,13 @@ def to_json(pages: Sequence[Page]) -> bytes:
 def from_json(data: bytes) -> tuple[Page, ...]:
     """Pages that `to_json` stored."""
     return tuple(
-        Page(
-            page["number"],
-            page["width"],
-            page["height"],
-            tuple(
-                Line(
-                    tuple(Word(text, (left, top, right, bottom), size) for text, left, top, right, bottom, size in line)
-                )
-                for line in page["lines"]
-            ),
-        )
+        Page(page["number"], page["width"], page["height"], tuple(map(_stored_line, page["lines"])))
         for page in json.loads(data)["pages"]
     )
+
+
+def _stored_line(words: list[list[Any]]) -> Line:
+    return Line(tuple(Word(text, (left, top, right, bottom), size) for text, left, top, right, bottom, size in words))
 
 
 def picture(data: bytes, number: int, *, scale: float = 2.0) -> bytes:

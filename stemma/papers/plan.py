@@ -63,8 +63,9 @@ class Target(_Model):
     """One claim that is to be measured.
 
     The notebook reports it as `metric` and `split`, in the unit of the claim. `tolerance` is how far a value may lie
-    from the claimed one, in the same unit: one unit of the last printed digit unless somebody says otherwise, which
-    takes in what was rounded while it was worked out by hand. `parameters` go before those of the method.
+    from the claimed one, in the same unit: by default one and a half units of the last printed digit, so that, rounded
+    alike, they differ by one unit at most, which takes in what was rounded while it was worked out by hand.
+    `parameters` go before those of the method.
     """
 
     claim: UUID

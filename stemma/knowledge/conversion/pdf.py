@@ -128,3 +128,4 @@ def _first_line(pages: list[str]) -> str:
             if any(map(str.isalpha, line)):
                 return shortened(line)
     return ""
+

@@ -153,6 +153,7 @@ def _plane(claim: Claim) -> Measurable | None:
     parameters: Parameters = {
         "features": tuple(_PLANE_FEATURES),
         "folds": 10,
+        "plane": "support vectors",
         "penalty": 1.0,
         "percent": claim.unit == "%",
     }
@@ -169,10 +170,16 @@ def _other_planes(targets: Sequence[Target]) -> tuple[Alternative, ...]:
             parameters={"penalty": 100.0},
         ),
         Alternative(
-            name="leave-one-out",
-            description="As many folds as there are samples",
+            name="logistic-plane",
+            description="The plane of a logistic regression",
             targets=metrics,
-            parameters={"folds": 569},
+            parameters={"plane": "logistic"},
+        ),
+        Alternative(
+            name="fisher-plane",
+            description="The plane of a linear discriminant analysis",
+            targets=metrics,
+            parameters={"plane": "discriminant"},
         ),
     )
 
@@ -195,6 +202,8 @@ SEPARATING_PLANE: Final = Template(
 from importlib import import_module
 
 import numpy as np
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -203,14 +212,22 @@ from sklearn.svm import SVC
 module, _, loader = DATASET["loader"].rpartition(".")
 data = getattr(import_module(module), loader)()
 names, y = [str(name) for name in data.feature_names], data.target
-print(data.data.shape)"""
+print(data.data.shape)
+
+
+def classifier(parameters):
+    if parameters["plane"] == "logistic":
+        return LogisticRegression(C=parameters["penalty"])
+    if parameters["plane"] == "discriminant":
+        return LinearDiscriminantAnalysis()
+    return SVC(kernel="linear", C=parameters["penalty"])"""
         ),
         Cell(
             source="""\
 for done, (metric, target) in enumerate(TARGETS.items(), start=1):
     parameters = target["parameters"]
     X = data.data[:, [names.index(name) for name in parameters["features"]]]
-    plane = make_pipeline(StandardScaler(), SVC(kernel="linear", C=parameters["penalty"]))
+    plane = make_pipeline(StandardScaler(), classifier(parameters))
     folds = KFold(parameters["folds"], shuffle=True, random_state=SEED)
     share = float((cross_val_predict(plane, X, y, cv=folds) == y).mean())
     report(metric, share * 100 if parameters["percent"] else share, target["split"])

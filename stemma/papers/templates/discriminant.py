@@ -38,12 +38,6 @@ def _other_dispersions(targets: Sequence[Target]) -> tuple[Alternative, ...]:
             targets=metrics,
             parameters={"pooled": ("setosa", "versicolor", "virginica")},
         ),
-        Alternative(
-            name="total-dispersion",
-            description="Sums of products about the common mean, as in a regression on the species",
-            targets=metrics,
-            parameters={"within": False},
-        ),
     )
 
 
@@ -53,7 +47,7 @@ FISHER: Final = Template(
         name="Fisher's linear discriminant",
         description="The compound of the measurements that separates I. versicolor from I. setosa best, from sums of "
         "squares and products pooled within the two species, scaled so that sepal length has the coefficient 1.",
-        parameters={"species": ("setosa", "versicolor"), "pooled": ("setosa", "versicolor"), "within": True},
+        parameters={"species": ("setosa", "versicolor"), "pooled": ("setosa", "versicolor")},
     ),
     packages=("scikit-learn", "numpy"),
     measure=_coefficient,
@@ -81,10 +75,7 @@ def products(rows):
 
 def discriminant(parameters):
     first, second = (of_species[name] for name in parameters["species"])
-    if parameters["within"]:
-        dispersion = sum(products(of_species[name]) for name in parameters["pooled"])
-    else:
-        dispersion = products(np.vstack([first, second]))
+    dispersion = sum(products(of_species[name]) for name in parameters["pooled"])
     weights = np.linalg.solve(dispersion, second.mean(axis=0) - first.mean(axis=0))
     return weights / weights[variables.index(parameters["scaled_by"])]'''
         ),

@@ -25,7 +25,7 @@ _FOOD: Final = Dataset(
     licence="BSD-3-Clause (statsmodels)",
     note="38 households, Griffiths et al. (1993), table 15.4.",
 )
-_TERM: Final = re.compile(r"(?:coefficient|estimate)\s+(?:of\s+)?(.+)", re.IGNORECASE)
+_TERM: Final = re.compile(r"(?:\w+ )?coefficient\s+(?:of\s+)?(.+)", re.IGNORECASE)
 _TAU: Final = re.compile(r"\btau\s*=\s*(0?\.\d+)")
 
 
@@ -156,7 +156,7 @@ print(food.shape)"""
 def estimates(model):
     """The coefficients of the mean and, of a beta regression, the precision phi."""
     if model == "beta":
-        fitted = BetaModel(share.to_numpy(), design).fit(method="bfgs", maxiter=1000, gtol=1e-8, disp=False)
+        fitted = BetaModel(share.to_numpy(), design).fit(method="bfgs", maxiter=1000, disp=False)
         return {**dict(zip(names, fitted.params[:3])), "phi": float(np.exp(fitted.params[3]))}
     response = share if model == "least-squares" else np.log(share / (1 - share))
     return dict(zip(names, OLS(response.to_numpy(), design).fit().params))'''
