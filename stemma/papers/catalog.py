@@ -42,11 +42,11 @@ def paper_ids(connection: Connection) -> list[UUID]:
 
 
 def get_paper(connection: Connection, paper_id: UUID) -> Paper:
-    """The paper; raises NotFound(paper_not_found)."""
+    """The paper; raises NotFound(paper_unknown)."""
     row = connection.cursor(row_factory=dict_row).execute(f"{_PAPERS} WHERE id = %s", (paper_id,)).fetchone()
     if row is None:
         hint = "`stemma papers list` shows those that there are."
-        raise NotFound("paper_not_found", f"There is no paper {paper_id}.", field="paper_id", hint=hint)
+        raise NotFound("paper_unknown", f"There is no paper {paper_id}.", field="paper_id", hint=hint)
     return Paper(**row)
 
 
@@ -65,10 +65,10 @@ def list_claims(connection: Connection, paper_id: UUID) -> tuple[Claim, ...]:
 
 
 def get_claim(connection: Connection, claim_id: UUID) -> Claim:
-    """The claim; raises NotFound(claim_not_found)."""
+    """The claim; raises NotFound(claim_unknown)."""
     row = connection.cursor(row_factory=dict_row).execute(f"{_CLAIMS} WHERE id = %s", (claim_id,)).fetchone()
     if row is None:
-        raise NotFound("claim_not_found", f"There is no claim {claim_id}.", field="claim_id")
+        raise NotFound("claim_unknown", f"There is no claim {claim_id}.", field="claim_id")
     return _claim(row)
 
 
@@ -80,7 +80,7 @@ def list_plans(connection: Connection, paper_id: UUID) -> tuple[Plan, ...]:
     return tuple(Plan(**row) for row in rows)
 
 
-def newest_plan(connection: Connection, paper_id: UUID) -> Plan | None:
+def latest_plan(connection: Connection, paper_id: UUID) -> Plan | None:
     """The plan that counts, where there is one."""
     row = (
         connection.cursor(row_factory=dict_row)
@@ -91,10 +91,10 @@ def newest_plan(connection: Connection, paper_id: UUID) -> Plan | None:
 
 
 def get_plan(connection: Connection, plan_id: UUID) -> Plan:
-    """The version of a plan; raises NotFound(plan_not_found)."""
+    """The version of a plan; raises NotFound(plan_unknown)."""
     row = connection.cursor(row_factory=dict_row).execute(f"{_PLANS} WHERE id = %s", (plan_id,)).fetchone()
     if row is None:
-        raise NotFound("plan_not_found", f"There is no plan {plan_id}.", field="plan_id")
+        raise NotFound("plan_unknown", f"There is no plan {plan_id}.", field="plan_id")
     return Plan(**row)
 
 

@@ -13,7 +13,7 @@ import rfc8785
 from psycopg.types.json import Jsonb
 
 from stemma.access.principal import Principal
-from stemma.errors import Conflict, InvalidInput
+from stemma.errors import Conflict, InvalidInput, NotFound
 from stemma.ledger.change import Change
 from stemma.ledger.entries import NewEntry
 from stemma.ledger.journal import audited, transition
@@ -25,6 +25,7 @@ from stemma.papers.plan import MAX_TARGETS, PlanDocument, Target, parse_plan
 from stemma.papers.templates import TEMPLATES, find
 from stemma.papers.templates.template import FIVE_SEEDS, Measurable, Template
 from stemma.store.database import Connection, database_time
+from stemma.store.outputs import Artifact
 
 VERSION: Final = "plan-1"
 
@@ -200,7 +201,7 @@ def _new_version(
 ) -> Change[Plan]:
     stored = document.model_dump(mode="json")
     sha256 = hashlib.sha256(rfc8785.dumps(stored)).hexdigest()
-    newest = catalog.newest_plan(connection, paper.id)
+    newest = catalog.latest_plan(connection, paper.id)
     if newest is not None and newest.sha256 == sha256:
         return Change(entries, (), lambda _: newest)
     version, now = (newest.version if newest else 0) + 1, database_time(connection)
@@ -225,3 +226,16 @@ def _new_version(
         Statement(_PLANNED, {"id": paper.id, "now": now}, rows=1),
     )
     return Change((*entries, made), companions, lambda _: plan)
+
+
+def plan_artifact(plan: Plan) -> Artifact:
+    """A version of a plan by its content."""
+    return Artifact(f"plans/{plan.paper_id}", "application/json", plan.sha256, len(rfc8785.dumps(dict(plan.document))))
+
+
+def require_plan(plan: Plan | None, paper_id: UUID) -> Plan:
+    """The plan, where there is one; raises NotFound(paper_not_planned)."""
+    if plan is None:
+        hint = f"`stemma papers plan {paper_id}` makes one."
+        raise NotFound("paper_not_planned", "The paper has no plan yet.", field="paper_id", hint=hint)
+    return plan

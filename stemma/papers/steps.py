@@ -9,7 +9,7 @@ from uuid import UUID, uuid5
 
 from psycopg.types.json import Jsonb
 
-from stemma.errors import StemmaError
+from stemma.errors import NotFound, StemmaError
 from stemma.ledger.change import Change
 from stemma.ledger.entries import NewEntry
 from stemma.ledger.journal import transition
@@ -18,8 +18,11 @@ from stemma.papers import catalog
 from stemma.papers.claims.found import ACCEPTED_AT, Found
 from stemma.papers.intake import subject
 from stemma.papers.model import Claim, Paper
+from stemma.papers.pages import Page, from_json
 from stemma.redaction import redact
 from stemma.store.database import Connection, database_time
+from stemma.store.files import FileStore
+from stemma.store.outputs import Artifact, Listing
 
 _CLAIMS: Final = UUID("a2b4d1f0-7c1e-4b8e-9a62-5f0d3e9c7b21")
 _REASON: Final = 1000
@@ -135,3 +138,20 @@ def _frame(claim: Claim) -> dict[str, object]:
         "updated_by": claim.updated_by,
         "box": Jsonb(list(claim.box)),
     }
+
+
+def stored_pages(files: FileStore, paper: Paper) -> tuple[Page, ...]:
+    """The pages of a paper as they were read; raises NotFound(paper_not_read) before that."""
+    if paper.pages_key is None:
+        hint = f"`stemma papers materialize {paper.id}` reads it."
+        raise NotFound("paper_not_read", "The pages of the paper were not read yet.", field="paper_id", hint=hint)
+    return from_json(files.read(paper.pages_key))
+
+
+def claims_artifact(paper: Paper, claims: Sequence[Claim]) -> Artifact:
+    """The listing of a paper's claims, which is another one as soon as one of them is."""
+    listing = Listing()
+    for claim in claims:
+        listing.add(str(claim.id), claim.metric, claim.printed, claim.unit, claim.dataset, claim.method, claim.split)
+        listing.add(claim.page, " ".join(f"{side:.2f}" for side in claim.box), claim.quote, claim.status)
+    return listing.artifact(f"claims/{paper.id}")

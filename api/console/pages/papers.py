@@ -78,7 +78,7 @@ def show_paper(
     with database.snapshot() as connection:
         paper = catalog.get_paper(connection, paper_id)
         claims = catalog.list_claims(connection, paper_id)
-        plan = catalog.newest_plan(connection, paper_id)
+        plan = catalog.latest_plan(connection, paper_id)
         history = runs.list_runs(connection, paper_id, limit=_RUNS).data
         report = find_report(connection, paper_id)
         receipt = _receipt(connection, paper_id) if principal.may("ledger:read") else None
@@ -105,6 +105,7 @@ def show_paper(
         told=told,
         once=new_token(),
         may_write=principal.may("papers:write"),
+        may_ask=principal.may("jobs:write"),
         may_review=principal.may("papers:review"),
         may_run=principal.may("papers:run"),
     )

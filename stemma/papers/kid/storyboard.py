@@ -211,8 +211,8 @@ def tell(claims: Sequence[Told], found: Found | None = None) -> Storyboard:
         _meaning(first),
         Page(
             title="Now We Try",
-            body="Now it is our turn. We take the same facts and use the same rule. A computer does all the work inside a "
-            "safe box, where it can not peek at the web. It does the test two times, and both have to match.",
+            body="Now it is our turn. We take the same facts and use the same rule. A computer does all the work inside "
+            "a safe box, where it can not peek at the web. It does the test two times, and both have to match.",
             alt_text="A robot with a box for a head and two round eyes.",
             visual_hint="robot",
         ),
@@ -262,7 +262,7 @@ def _meaning(claim: Told | None) -> Page:
     of_hundred = " It is out of one hundred tries." if claim is not None and _is_percent(claim.unit) else ""
     return Page(
         title="What the Number Says",
-        body=f"What does the number tell us? {meaning}{of_hundred} We want to see if we get the same one when we try it.",
+        body=f"What does the number tell us? {meaning}{of_hundred} We want to see if we get the same one when we try.",
         alt_text="A ruler with a mark on it.",
         visual_hint="ruler",
     )
@@ -273,8 +273,8 @@ def _ending(claim: Told | None, found: Found | None) -> Page:
     if claim is None or found is None:
         return Page(
             title=title,
-            body="We have not done the test yet. When it is done, you will see two bars here. One is for the paper, and "
-            "one is for us. Do you think that they will match?",
+            body="We have not done the test yet. When it is done, you will see two bars here. One is for the paper, "
+            "and one is for us. Do you think that they will match?",
             alt_text="A place for two bars. It is still empty.",
             visual_hint="bars",
         )

@@ -63,11 +63,8 @@ def make_report(connection: Connection, run: Run, files: Sequence[RunFile]) -> R
 
 
 def publish(connection: Connection, report: Report, *, actor: str) -> Change[KeptReport]:
-    """Keep a report; one that says the same as the newest leaves that in place and writes nothing."""
-    newest = find_report(connection, report.paper_id)
-    sha256 = hashlib.sha256(report_bytes(report)).hexdigest()
-    if newest is not None and newest.sha256 == sha256:
-        return Change((), (), lambda _: newest)
+    """Keep a report as the newest one of its paper, and let the last page of the paper's storyboard tell of it."""
+    sha256 = _sha256(report)
     kept = KeptReport(uuid4(), report, sha256, database_time(connection))
     row = {
         "id": kept.id,
@@ -92,6 +89,12 @@ def publish(connection: Connection, report: Report, *, actor: str) -> Change[Kep
     return Change((entry,), (Statement(_INSERT, row, rows=1), *ending), lambda _: kept)
 
 
+def published(connection: Connection, report: Report) -> KeptReport | None:
+    """The newest report of the paper, where it says the very same."""
+    newest = find_report(connection, report.paper_id)
+    return newest if newest is not None and newest.sha256 == _sha256(report) else None
+
+
 def report_bytes(report: Report) -> bytes:
     """The file of it: RFC 8785, so that the same report is the same bytes."""
     return canonical(report.model_dump(mode="json"))
@@ -100,6 +103,10 @@ def report_bytes(report: Report) -> bytes:
 def report_file(paper_id: UUID) -> str:
     """Its key in the file store."""
     return f"papers/{paper_id}/report.json"
+
+
+def _sha256(report: Report) -> str:
+    return hashlib.sha256(report_bytes(report)).hexdigest()
 
 
 def _tried(connection: Connection, run: Run) -> dict[str, Run]:
