@@ -159,7 +159,7 @@ def _installed(name: str) -> bool:
 
 
 def plan_made(connection: Connection, paper: Paper, document: PlanDocument, *, actor: str) -> Change[Plan]:
-    """Keep what a template proposes as the newest version; the same plan again changes nothing."""
+    """Keep what a template proposes as the newest version."""
     return _new_version(connection, paper, document, "template", actor, ())
 
 
@@ -179,6 +179,9 @@ def write_plan(connection: Connection, principal: Principal, paper_id: UUID, doc
         _check_target(number, target, claims.get(target.claim))
     meta = {"targets": len(plan.targets), "template": plan.template}
     entries = audited(principal, "plan.written", resource=subject(paper_id), meta=meta)
+    newest = catalog.latest_plan(connection, paper_id)
+    if newest is not None and newest.sha256 == document_sha256(plan):
+        return Change(entries, (), lambda _: newest)
     return _new_version(connection, paper, plan, "person", principal.actor, entries)
 
 
@@ -191,6 +194,11 @@ def _check_target(number: int, target: Target, claim: Claim | None) -> None:
         raise InvalidInput("plan_claim_differs", what, field=f"document.targets.{number}.claimed")
 
 
+def document_sha256(document: PlanDocument) -> str:
+    """The SHA-256 of a plan's RFC 8785 bytes, hexadecimal."""
+    return hashlib.sha256(rfc8785.dumps(document.model_dump(mode="json"))).hexdigest()
+
+
 def _new_version(
     connection: Connection,
     paper: Paper,
@@ -199,11 +207,8 @@ def _new_version(
     actor: str,
     entries: tuple[NewEntry, ...],
 ) -> Change[Plan]:
-    stored = document.model_dump(mode="json")
-    sha256 = hashlib.sha256(rfc8785.dumps(stored)).hexdigest()
+    stored, sha256 = document.model_dump(mode="json"), document_sha256(document)
     newest = catalog.latest_plan(connection, paper.id)
-    if newest is not None and newest.sha256 == sha256:
-        return Change(entries, (), lambda _: newest)
     version, now = (newest.version if newest else 0) + 1, database_time(connection)
     plan = Plan(
         # Of two who write the same version at once, the second finds its id taken.

@@ -11,7 +11,6 @@ from psycopg.types.json import Jsonb
 
 from stemma.errors import NotFound, StemmaError
 from stemma.ledger.change import Change
-from stemma.ledger.entries import NewEntry
 from stemma.ledger.journal import transition
 from stemma.ledger.writer import Statement
 from stemma.papers import catalog
@@ -58,16 +57,20 @@ _KEEP: Final = """
 """
 
 
-def pages_read(connection: Connection, paper: Paper, pages_key: str, pages: int) -> Change[None]:
-    """That a paper's pages were read and are kept under a key of the file store."""
+def pages_read(connection: Connection, paper: Paper, pages_key: str, pages: int) -> Change[None] | None:
+    """That a paper's pages were read and are kept under a key of the file store; None where that is known."""
+    if (paper.pages_key, paper.pages, paper.error_code) == (pages_key, pages, None):
+        return None
     values = {"id": paper.id, "pages_key": pages_key, "pages": pages, "now": database_time(connection)}
-    return Change((), (Statement(_READ, values, rows=1),), lambda _: None)
+    entry = transition("paper.read", subject=subject(paper.id), actor="asset:papers/pages", data={"pages": pages})
+    return Change((entry,), (Statement(_READ, values, rows=1),), lambda _: None)
 
 
-def claims_found(connection: Connection, paper: Paper, found: Sequence[Found], *, actor: str) -> Change[int]:
+def claims_found(connection: Connection, paper: Paper, found: Sequence[Found], *, actor: str) -> Change[int] | None:
     """Keep what was found, in place of what was found before; what a person edited, accepted or rejected stays.
 
-    The result is how many claims are other than before. A claim of which nobody has to be asked is accepted.
+    The result is how many claims are other than before; None instead of a change where all is as it was. A claim of
+    which nobody has to be asked is accepted.
     """
     now = database_time(connection)
     before = {claim.id: claim for claim in catalog.list_claims(connection, paper.id)}
@@ -76,16 +79,16 @@ def claims_found(connection: Connection, paper: Paper, found: Sequence[Found], *
     changed = [claim for claim in fresh if claim.id not in before or _facts(before[claim.id]) != _facts(claim)]
     kept = [claim.id for claim in claims]
     gone = [claim for claim in before.values() if claim.revision == 1 and claim.id not in set(kept)]
+    if not changed and not gone and paper.status != "ingested" and paper.error_code is None:
+        return None
     statements = [Statement(_EXTRACTED, {"id": paper.id, "now": now}, rows=1)]
     if gone:
         statements.append(Statement(_FORGET, {"paper": paper.id, "kept": kept}))
     statements += [Statement(_KEEP, {**_facts(claim), **_frame(claim)}) for claim in changed]
-    entries: tuple[NewEntry, ...] = ()
-    if changed or gone:
-        accepted = sum(claim.status == "accepted" for claim in claims)
-        data = {"claims": len(claims), "accepted": accepted, "changed": len(changed), "gone": len(gone)}
-        entries = (transition("claims.extracted", subject=subject(paper.id), actor=actor, data=data),)
-    return Change(entries, tuple(statements), lambda _: len(changed) + len(gone))
+    accepted = sum(claim.status == "accepted" for claim in claims)
+    data = {"claims": len(claims), "accepted": accepted, "changed": len(changed), "gone": len(gone)}
+    entry = transition("claims.extracted", subject=subject(paper.id), actor=actor, data=data)
+    return Change((entry,), tuple(statements), lambda _: len(changed) + len(gone))
 
 
 def step_failed(connection: Connection, paper: Paper, step: str, error: StemmaError) -> Change[None]:
