@@ -39,6 +39,7 @@ from api.routers import (
     notifications,
     outcomes,
     paper_reports,
+    papers,
     policies,
     receipts,
     runs,
@@ -135,6 +136,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(outcomes.router)
     app.include_router(outcomes.aliases)
     app.include_router(paper_reports.router)
+    app.include_router(papers.router)
     app.include_router(policies.router)
     app.include_router(nodes.router)
     app.include_router(flags.router)
@@ -154,6 +156,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     larger = {
         f"{API}{documents.UPLOAD_PATH}": settings.max_document_bytes + _MULTIPART_OVERHEAD,
         UPLOAD: settings.max_document_bytes + _MULTIPART_OVERHEAD,
+        f"{API}{papers.PATH}": settings.max_document_bytes + _MULTIPART_OVERHEAD,
         f"{API}{approvals.PATH}": approvals.MAX_BODY_BYTES,
         f"{API}{events.PATH}": events.MAX_BODY_BYTES,
         events.PATH: events.MAX_BODY_BYTES,

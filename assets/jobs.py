@@ -8,7 +8,7 @@ import time
 
 import dagster as dg
 
-from assets import governance, knowledge, maps
+from assets import governance, knowledge, maps, papers
 from stemma.jobs import kinds, running
 
 knowledge_refresh = dg.define_asset_job(
@@ -47,6 +47,10 @@ _MADE = {
     "embed": [knowledge.chunks, knowledge.embeddings],
     "search-index": [knowledge.search_index],
     "map:build": [maps.features, maps.tiles],
+    "paper:pages": [papers.pages],
+    "paper:extract": [papers.claims],
+    "paper:plan": [papers.plan],
+    "paper:materialize": [papers.pages, papers.claims, papers.plan],
     "governance:aggregate": [governance.entity_features, governance.decision_embeddings],
     "governance:distil": [
         governance.knowledge_snapshots,

@@ -24,7 +24,6 @@ from stemma.papers import catalog
 from stemma.papers.model import Paper, PaperKind, PaperSource
 from stemma.papers.pages import Page, read_pages, title_of
 from stemma.store.database import Connection, database_time
-from stemma.store.fetch import fetch
 from stemma.store.files import FileStore, read_local
 from stemma.store.settings import Settings
 
@@ -101,6 +100,9 @@ def receive_file(path: Path, settings: Settings, *, licence: str | None = None) 
 
 def receive_url(url: str, settings: Settings, *, licence: str | None = None) -> Received:
     """A PDF from the network; raises what the outgoing fetcher and `receive` raise. It blocks."""
+    # Imports an HTTP client, which whoever reads a table can do without.
+    from stemma.store.fetch import fetch
+
     fetched = fetch(url, settings)
     return receive(fetched.body, settings, source="url", source_ref=fetched.url, licence=licence)
 

@@ -1,4 +1,4 @@
-"""Papers: the leaderboard, one paper from its claims to its verdict, its pages as pictures, and its storyboard."""
+"""Papers: the leaderboard, one paper from its claims to its verdict, and the paper as it is told to children."""
 
 from __future__ import annotations
 
@@ -109,25 +109,6 @@ def show_paper(
         may_review=principal.may("papers:review"),
         may_run=principal.may("papers:run"),
     )
-
-
-@router.get("/{id}/pages/{number}.png")
-def picture(
-    request: Request,
-    _: ReaderDep,
-    database: DatabaseDep,
-    settings: SettingsDep,
-    paper_id: PaperPath,
-    number: Annotated[int, Path(ge=1, le=10_000)],
-) -> Response:
-    """A page of the PDF; its bytes never change, so that the browser keeps it."""
-    paper = database.read(lambda connection: catalog.get_paper(connection, paper_id))
-    etag = f'"{paper.sha256[:32]}-{number}"'
-    headers = {"ETag": etag, "Cache-Control": "private, max-age=31536000, immutable"}
-    if etag in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=headers)
-    drawn = sheets.picture(FileStore.open_default(settings).read(paper.file_key), number)
-    return Response(drawn, headers=headers, media_type="image/png")
 
 
 @router.get("/{id}/story")

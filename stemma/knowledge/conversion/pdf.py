@@ -128,4 +128,3 @@ def _first_line(pages: list[str]) -> str:
             if any(map(str.isalpha, line)):
                 return shortened(line)
     return ""
-

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from stemma.errors import InvalidInput
 from stemma.papers.claims.found import Found
+from stemma.papers.claims.grounding import find_ground
 from stemma.papers.claims.listings import find_in_listings
 from stemma.papers.claims.sentences import find_in_sentences
 from stemma.papers.claims.tables import find_in_tables
@@ -21,7 +23,15 @@ def read_claims(pages: Sequence[Page]) -> tuple[Found, ...]:
     for page in pages:
         found += find_in_tables(page)
         found += find_in_sentences(page)
-    return ranked(found)
+    return ranked(claim for claim in found if _is_grounded(pages, claim))
+
+
+def _is_grounded(pages: Sequence[Page], claim: Found) -> bool:
+    try:
+        find_ground(pages, claim.page, claim.printed, claim.quote)
+    except InvalidInput:
+        return False
+    return True
 
 
 def ranked(found: Iterable[Found]) -> tuple[Found, ...]:

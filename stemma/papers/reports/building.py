@@ -56,6 +56,7 @@ def _attempt(document: PlanDocument, name: str, gaps: set[str], run: Run | None)
     return Attempt(
         name=name,
         description=document.alternative(name).description,
+        targets=tuple(one.metric for one in document.measured_by(name) if one.metric in gaps),
         run_id=run.id if run else None,
         status=run.status.value if run else "not_run",
         error=run.error_message if run and run.status is RunStatus.FAILED else None,

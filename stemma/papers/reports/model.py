@@ -58,6 +58,7 @@ class Attempt(_Part):
 
     name: str
     description: str
+    targets: tuple[str, ...] = Field(description="The metrics with a gap that it measures")
     run_id: UUID | None
     status: AttemptStatus
     error: str | None = Field(description="Why it failed")
@@ -109,9 +110,11 @@ class Report(_Part):
         return tuple(finding for finding in self.findings if finding.has_gap)
 
     @property
-    def to_try(self) -> tuple[str, ...]:
-        """The alternatives that were named for a gap and not run yet."""
-        return tuple(attempt.name for attempt in self.attempts if attempt.status == "not_run")
+    def next_to_try(self) -> str | None:
+        """The first alternative that was not run and is named for a gap that none before it closes."""
+        unclosed = {finding.metric for finding in self.gaps if self.closed_by(finding.metric) is None}
+        open_ones = (one for one in self.attempts if one.status == "not_run" and unclosed.intersection(one.targets))
+        return next((attempt.name for attempt in open_ones), None)
 
     def closed_by(self, metric: str) -> str | None:
         """The first alternative that leaves no gap of a metric."""
