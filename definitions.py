@@ -7,7 +7,18 @@ from typing import Any
 
 import dagster as dg
 
-from assets import governance, governance_checks, knowledge, knowledge_checks, maps, maps_checks, papers, papers_checks
+from assets import (
+    governance,
+    governance_checks,
+    knowledge,
+    knowledge_checks,
+    maps,
+    maps_checks,
+    paper_reports,
+    paper_reports_checks,
+    papers,
+    papers_checks,
+)
 from assets.job_runs import claiming_in_process
 from assets.jobs import KIND_JOBS, governance_days, knowledge_refresh
 from resources.browser import BrowserResource
@@ -32,9 +43,9 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
     """The asset graph with its checks, jobs, sensors and schedules; tests and the command line swap resources."""
     resources: dict[str, Any] = {"store": StoreResource(), "progress": ProgressLog(), "browser": BrowserResource()}
     return dg.Definitions(
-        assets=dg.load_assets_from_modules([knowledge, governance, maps, papers]),
+        assets=dg.load_assets_from_modules([knowledge, governance, maps, papers, paper_reports]),
         asset_checks=dg.load_asset_checks_from_modules(
-            [knowledge_checks, governance_checks, maps_checks, papers_checks]
+            [knowledge_checks, governance_checks, maps_checks, papers_checks, paper_reports_checks]
         ),
         jobs=[knowledge_refresh, governance_days, *KIND_JOBS],
         sensors=[

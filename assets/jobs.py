@@ -8,7 +8,7 @@ import time
 
 import dagster as dg
 
-from assets import governance, knowledge, maps, papers
+from assets import governance, knowledge, maps, paper_reports, papers
 from stemma.jobs import kinds, running
 
 knowledge_refresh = dg.define_asset_job(
@@ -50,6 +50,7 @@ _MADE = {
     "paper:pages": [papers.pages],
     "paper:extract": [papers.claims],
     "paper:plan": [papers.plan],
+    "paper:report": [paper_reports.gap_report, paper_reports.papers_leaderboard],
     "paper:materialize": [papers.pages, papers.claims, papers.plan],
     "governance:aggregate": [governance.entity_features, governance.decision_embeddings],
     "governance:distil": [

@@ -37,6 +37,7 @@ from cli import (
     nodes,
     notify,
     outcomes,
+    paper_reports,
     papers,
     personal,
     policy,
@@ -81,6 +82,7 @@ app.add_typer(learning.app, name="learning")
 app.add_typer(maps.app, name="maps")
 app.add_typer(nodes.app, name="nodes")
 app.add_typer(outcomes.app, name="outcomes")
+paper_reports.add_commands(papers.app)
 app.add_typer(papers.app, name="papers")
 app.add_typer(policy.app, name="policy")
 app.add_typer(learning.promotions, name="promotions")

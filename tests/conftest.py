@@ -75,6 +75,7 @@ from stemma.papers.model import Paper, Plan
 from stemma.papers.pages import read_pages, to_json
 from stemma.papers.plan import parse_plan
 from stemma.papers.reports import publishing
+from stemma.papers.reports.model import RunFile
 from stemma.papers.runs import lifecycle as paper_runs
 from stemma.papers.runs.model import Measured, Run, RunStatus
 from stemma.store import embedded, migrations, webserver
@@ -745,13 +746,36 @@ class ReproducedPaper:
 
 
 @pytest.fixture(scope="session")
-def reproduce() -> Callable[..., ReproducedPaper]:
-    """Take a claim sheet to a run that succeeded, with what it measured given: nothing is executed.
+def measure() -> Callable[..., Run]:
+    """A run of a plan, or of one of its alternatives, that measured what is given; nothing is executed."""
 
-    `try_alternative` adds the run of an alternative that measures one value for each of its targets.
-    """
+    def run(
+        settings: Settings, database: Database, plan: Plan, given: dict[str, float], alternative: str | None = None
+    ) -> Run:
+        targets = parse_plan(plan.document).measured_by(alternative)
+        values = tuple(
+            Measured(one.metric, one.split, ((0, given[one.metric]),)) for one in targets if one.metric in given
+        )
+        output = sha256(repr(values).encode()).hexdigest()
+        ended = paper_runs.Ended(RunStatus.SUCCEEDED, metrics=values, output_sha256=output, deterministic=True)
+        with Ledger(database.urls, settings) as ledger:
 
-    def take(settings: Settings, database: Database, sheet: str, *, report: bool = True) -> ReproducedPaper:
+            def commit(prepare: Callable[[psycopg.Connection], Change[Run]]) -> Run:
+                return ledger.commit(database.read(prepare)).result(20)
+
+            asked = commit(lambda c: paper_runs.create(c, local_principal(), plan.id, alternative=alternative))
+            begun = {"sandbox": "bubblewrap", "env_hash": "e" * 64, "dagster_run_id": None}
+            commit(lambda c: paper_runs.begin(c, asked.id, **begun))
+            return commit(lambda c: paper_runs.finish(c, asked.id, ended))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def reproduce(measure: Callable[..., Run]) -> Callable[..., ReproducedPaper]:
+    """Take a claim sheet of the samples through every step to a report; what its run measured is `MEASURED`."""
+
+    def take(settings: Settings, database: Database, sheet: str, *, reported: bool = True) -> ReproducedPaper:
         files, principal = FileStore.open_default(settings), local_principal()
         with Ledger(database.urls, settings) as ledger:
 
@@ -760,37 +784,22 @@ def reproduce() -> Callable[..., ReproducedPaper]:
 
             path = REPOSITORY / "samples" / "papers" / f"{sheet}.pdf"
             received = intake.receive_file(path, settings, licence="CC0-1.0")
-            paper = commit(lambda c: intake.record(c, principal, received, intake.store(received, settings))).paper
+            stored = intake.store(received, settings)
+            paper = commit(lambda c: intake.record(c, principal, received, stored)).paper
             pages = read_pages(received.data, settings)
-            key = f"papers/{paper.id}/pages.json"
-            files.write(key, to_json(pages))
-            with database.transaction() as connection:
-                connection.execute("UPDATE p2n.papers SET pages_key = %s WHERE id = %s", (key, paper.id))
+            written = files.write(f"papers/{paper.id}/pages.json", to_json(pages))
+            commit(lambda c: paper_steps.pages_read(c, paper, written.key, len(pages)))
             commit(lambda c: paper_steps.claims_found(c, paper, read_claims(pages), actor="test"))
             document = planning.propose(paper, database.read(lambda c: papers.list_claims(c, paper.id)))
             plan = commit(lambda c: planning.plan_made(c, paper, document, actor="test"))
-            given = MEASURED[sheet]
-            run = measure_plan(commit, plan, given)
-            if report:
-                commit(lambda c: publishing.publish(c, publishing.make_report(c, run, ()), actor="test"))
-            paper = database.read(lambda c: papers.get_paper(c, paper.id))
-        return ReproducedPaper(paper, plan, run)
+            run = measure(settings, database, plan, MEASURED[sheet])
+            if reported:
+                left = [RunFile(name="metrics.json", key=f"runs/{run.id}/metrics.json", size=2, truncated=False)]
+                files.write(left[0].key, b"[]")
+                commit(lambda c: publishing.publish(c, publishing.make_report(c, run, left), actor="test"))
+            return ReproducedPaper(database.read(lambda c: papers.get_paper(c, paper.id)), plan, run)
 
     return take
-
-
-def measure_plan(
-    commit: Callable[..., Any], plan: Plan, given: dict[str, float], alternative: str | None = None
-) -> Run:
-    """A run of a plan that succeeded and measured what is given."""
-    run = commit(lambda c: paper_runs.create(c, local_principal(), plan.id, alternative=alternative))
-    commit(lambda c: paper_runs.begin(c, run.id, sandbox="bubblewrap", env_hash="e" * 64, dagster_run_id=None))
-    targets = parse_plan(plan.document).measured_by(alternative)
-    values = tuple(Measured(one.metric, one.split, ((0, given[one.metric]),)) for one in targets if one.metric in given)
-    ended = paper_runs.Ended(
-        RunStatus.SUCCEEDED, metrics=values, output_sha256=sha256(repr(values).encode()).hexdigest(), deterministic=True
-    )
-    return commit(lambda c: paper_runs.finish(c, run.id, ended))
 
 
 @pytest.fixture(scope="session")

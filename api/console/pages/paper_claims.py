@@ -98,7 +98,7 @@ async def change(
         prepared = await run_in_threadpool(database.read, prepare)
         return done(await once.write(ledger, prepared, kept=lambda claim: kept(done(claim))))
     except NotFound as error:
-        if error.code in ("paper_not_found", "claim_not_found"):
+        if error.code in ("paper_unknown", "claim_unknown"):
             raise
         refused: StemmaError = error
     except StemmaError as error:
@@ -162,5 +162,5 @@ def _form(
 def _found(connection: Connection, paper_id: UUID, claim_id: UUID) -> tuple[Paper, Claim]:
     paper, claim = catalog.get_paper(connection, paper_id), catalog.get_claim(connection, claim_id)
     if claim.paper_id != paper.id:
-        raise NotFound("claim_not_found", f"The paper has no claim {claim_id}.", field="claim_id")
+        raise NotFound("claim_unknown", f"The paper has no claim {claim_id}.", field="claim_id")
     return paper, claim

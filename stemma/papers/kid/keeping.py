@@ -58,7 +58,7 @@ def find_storyboard(connection: Connection, paper_id: UUID) -> KeptStoryboard | 
 
 
 def get_storyboard(connection: Connection, paper_id: UUID) -> KeptStoryboard:
-    """The storyboard of a paper; raises NotFound(paper_not_found), NotFound(storyboard_missing)."""
+    """The storyboard of a paper; raises NotFound(paper_unknown), NotFound(storyboard_missing)."""
     papers.get_paper(connection, paper_id)
     found = find_storyboard(connection, paper_id)
     if found is None:

@@ -36,7 +36,7 @@ _INSERT: Final = """
 def reported_run(connection: Connection, paper_id: UUID) -> Run:
     """The run that a paper's report is of: the latest that succeeded of what a plan says first.
 
-    Raises NotFound(paper_not_found), NotFound(paper_not_run).
+    Raises NotFound(paper_unknown), NotFound(paper_not_run).
     """
     paper = papers.get_paper(connection, paper_id)
     run = runs.latest_success(connection, paper.id)
@@ -47,7 +47,7 @@ def reported_run(connection: Connection, paper_id: UUID) -> Run:
 
 
 def report_of(connection: Connection, paper_id: UUID) -> KeptReport:
-    """The newest report of a paper; raises NotFound(paper_not_found), NotFound(report_missing)."""
+    """The newest report of a paper; raises NotFound(paper_unknown), NotFound(report_missing)."""
     papers.get_paper(connection, paper_id)
     found = find_report(connection, paper_id)
     if found is None:
