@@ -13,6 +13,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stemma.errors import InvalidInput
+from stemma.telemetry import tracing
 
 MAX_WALL_MINUTES: Final = 25
 MAX_TOTAL_MINUTES: Final = 120
@@ -24,7 +25,7 @@ MAX_ALTERNATIVES: Final = 12
 MAX_CELLS: Final = 100
 
 CAP_EXCEEDED: Final = "policy.cap.exceeded"
-"""The label of a trace in which a plan asked for more than it may have."""
+"""The label of a span in which a plan asked for more than it may have; it names the cap."""
 
 Parameter = str | int | float | bool | None | tuple[str | int | float, ...]
 Parameters = dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")], Parameter]
@@ -256,11 +257,16 @@ def _refuse_excess(document: Mapping[Any, Any]) -> None:
         given = document.get(part)
         asked = given.get(name) if isinstance(given, Mapping) else None
         if isinstance(asked, (int, float)) and asked > most:
-            raise CapExceeded(f"{part}.{name}", asked, most)
+            raise _excess(f"{part}.{name}", asked, most)
     for name, most in {"seeds": MAX_SEEDS, "alternatives": MAX_ALTERNATIVES, "targets": MAX_TARGETS}.items():
         listed = document.get(name)
         if isinstance(listed, (list, tuple)) and len(listed) > most:
-            raise CapExceeded(name, len(listed), most)
+            raise _excess(name, len(listed), most)
+
+
+def _excess(cap: str, asked: float, most: float) -> CapExceeded:
+    tracing.label(CAP_EXCEEDED, cap)
+    return CapExceeded(cap, asked, most)
 
 
 def _require_unique(what: str, names: list[str]) -> None:

@@ -158,9 +158,12 @@ def _installed(name: str) -> bool:
     return True
 
 
-def plan_made(connection: Connection, paper: Paper, document: PlanDocument, *, actor: str) -> Change[Plan]:
-    """Keep what a template proposes as the newest version."""
-    return _new_version(connection, paper, document, "template", actor, ())
+def plan_made(connection: Connection, paper: Paper, document: PlanDocument, *, actor: str) -> Change[Plan] | None:
+    """Keep what a template proposes as the newest version; None where that is what the newest one says."""
+    newest = catalog.latest_plan(connection, paper.id)
+    if newest is not None and newest.sha256 == document_sha256(document):
+        return None
+    return _new_version(connection, paper, document, newest, "template", actor, ())
 
 
 def write_plan(connection: Connection, principal: Principal, paper_id: UUID, document: object) -> Change[Plan]:
@@ -182,7 +185,7 @@ def write_plan(connection: Connection, principal: Principal, paper_id: UUID, doc
     newest = catalog.latest_plan(connection, paper_id)
     if newest is not None and newest.sha256 == document_sha256(plan):
         return Change(entries, (), lambda _: newest)
-    return _new_version(connection, paper, plan, "person", principal.actor, entries)
+    return _new_version(connection, paper, plan, newest, "person", principal.actor, entries)
 
 
 def _check_target(number: int, target: Target, claim: Claim | None) -> None:
@@ -203,12 +206,12 @@ def _new_version(
     connection: Connection,
     paper: Paper,
     document: PlanDocument,
+    newest: Plan | None,
     origin: PlanOrigin,
     actor: str,
     entries: tuple[NewEntry, ...],
 ) -> Change[Plan]:
     stored, sha256 = document.model_dump(mode="json"), document_sha256(document)
-    newest = catalog.latest_plan(connection, paper.id)
     version, now = (newest.version if newest else 0) + 1, database_time(connection)
     plan = Plan(
         # Of two who write the same version at once, the second finds its id taken.
