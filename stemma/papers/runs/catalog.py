@@ -34,6 +34,13 @@ _LATEST: Final = f"""
     ORDER BY completed_at DESC, id DESC LIMIT 1
 """
 
+_SPENT: Final = """
+    SELECT coalesce(sum(extract(epoch FROM coalesce(completed_at, clock_timestamp()) - started_at)), 0)
+    FROM p2n.runs
+    WHERE plan_id = %(plan)s AND id <> %(run)s AND started_at IS NOT NULL AND created_at >= coalesce(
+        (SELECT max(created_at) FROM p2n.runs WHERE plan_id = %(plan)s AND alternative IS NULL), '-infinity')
+"""
+
 
 def get_run(connection: Connection, run_id: UUID) -> Run:
     """One run as it stands; raises NotFound."""
@@ -65,6 +72,17 @@ def latest_success(
     return found[0] if found else None
 
 
+def spent_seconds(connection: Connection, run: Run) -> float:
+    """Seconds of execution that the report which this run is for has taken already.
+
+    A report rests on the run of what a plan says first and on those of alternatives that follow it.
+    """
+    if run.alternative is None:
+        return 0.0
+    row = connection.execute(_SPENT, {"plan": run.plan_id, "run": run.id}).fetchone()
+    return float(row[0]) if row else 0.0
+
+
 def runs_in(connection: Connection, status: RunStatus) -> tuple[Run, ...]:
     """All that are in one state, the oldest first."""
     query: LiteralString = f"SELECT {_COLUMNS} FROM p2n.runs WHERE status = %s ORDER BY created_at, id"
@@ -76,7 +94,9 @@ def list_events(connection: Connection, run_id: UUID, after: int = 0, *, limit: 
     with connection.cursor(row_factory=class_row(RunEvent)) as rows:
         return tuple(
             rows.execute(
-                "SELECT seq, type, ts, payload FROM p2n.run_events WHERE run_id = %s AND seq > %s ORDER BY seq LIMIT %s",
+                """
+                SELECT seq, type, ts, payload FROM p2n.run_events WHERE run_id = %s AND seq > %s ORDER BY seq LIMIT %s
+                """,
                 (run_id, after, limit),
             )
         )

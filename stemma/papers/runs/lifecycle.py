@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 from psycopg.types.json import Jsonb
 
 from stemma.access.principal import Principal
-from stemma.errors import Conflict, InvalidInput, NotFound
+from stemma.errors import Conflict
 from stemma.jobs import lifecycle as jobs
 from stemma.jobs.catalog import find_job
 from stemma.jobs.model import Job, JobState
@@ -26,6 +26,8 @@ from stemma.ledger.change import Change
 from stemma.ledger.entries import NewEntry
 from stemma.ledger.journal import audited, transition
 from stemma.ledger.writer import Statement
+from stemma.papers.catalog import get_plan
+from stemma.papers.plan import parse_plan
 from stemma.papers.runs import slots
 from stemma.papers.runs.catalog import get_run, runs_in
 from stemma.papers.runs.model import CHANNEL, LAST_STAGES, Measured, Run, RunStatus
@@ -33,8 +35,6 @@ from stemma.redaction import redact
 from stemma.store.database import Connection, database_time
 
 JOB_KIND: Final = "paper:run"
-LOST: Final = "E_WORKER_LOST"
-
 _REASON: Final = 1000
 _INSERT: Final = """
     INSERT INTO p2n.runs (id, plan_id, paper_id, alternative, status, job_id, actor, created_at)
@@ -69,6 +69,9 @@ class Ended:
     deterministic: bool | None = None
 
 
+DEAD: Final = Ended(RunStatus.FAILED, "E_WORKER_LOST", "The process that worked on it died.")
+
+
 def request(
     connection: Connection, principal: Principal, plan_id: UUID, *, alternative: str | None = None
 ) -> Change[tuple[Run, Job]]:
@@ -91,11 +94,13 @@ def create(
 ) -> Change[Run]:
     """Ask for a run that whoever asks carries out; raises as `request` does."""
     principal.require("papers:run")
-    paper_id = _checked_plan(connection, plan_id, alternative)
+    plan = get_plan(connection, plan_id)
+    # Raises for an alternative that it does not name.
+    parse_plan(plan.document).measured_by(alternative)
     run = Run(
         id=uuid4(),
         plan_id=plan_id,
-        paper_id=paper_id,
+        paper_id=plan.paper_id,
         alternative=alternative,
         status=RunStatus.PENDING,
         env_hash=None,
@@ -113,7 +118,7 @@ def create(
         started_at=None,
         completed_at=None,
     )
-    facts = {"plan": str(plan_id), "paper": str(paper_id), "alternative": alternative}
+    facts = {"plan": str(plan_id), "paper": str(plan.paper_id), "alternative": alternative}
     entries = audited(principal, "paper_run.requested", resource=subject(run), meta=facts, critical=True)
     return Change(entries, (_inserted(run),), lambda _: run)
 
@@ -146,6 +151,14 @@ def finish(connection: Connection, run_id: UUID, ended: Ended) -> Change[Run]:
     return _ended(connection, run, ended)
 
 
+def abandon(connection: Connection, run_id: UUID) -> Change[Run]:
+    """Cancel a run that was interrupted before it began; raises NotFound, Conflict (`paper_run_not_pending`)."""
+    run = get_run(connection, run_id)
+    if run.status is not RunStatus.PENDING:
+        raise Conflict("paper_run_not_pending", f"Run {run.id} is {run.status} already.", field="run_id")
+    return _ended(connection, run, Ended(RunStatus.CANCELLED))
+
+
 def cancel(connection: Connection, principal: Principal, run_id: UUID) -> Change[Run]:
     """Cancel a run: at once while it waits, else its worker is told and stops at the end of a cell, or of its grace.
 
@@ -174,7 +187,7 @@ def lose(connection: Connection, run_id: UUID) -> Change[Run]:
     """End a run whose worker died; raises NotFound, Conflict (`paper_run_not_running`, `paper_run_alive`)."""
     if not slots.is_dead(connection, run_id):
         raise Conflict("paper_run_alive", f"A worker still holds run {run_id}.", field="run_id")
-    return finish(connection, run_id, Ended(RunStatus.FAILED, LOST, "The process that worked on it died."))
+    return finish(connection, run_id, DEAD)
 
 
 def lost(connection: Connection) -> tuple[UUID, ...]:
@@ -182,27 +195,24 @@ def lost(connection: Connection) -> tuple[UUID, ...]:
     return tuple(run.id for run in runs_in(connection, RunStatus.RUNNING) if slots.is_dead(connection, run.id))
 
 
+def last_stage(run: Run, ended: Ended) -> dict[str, Any]:
+    """What the last event of a run says."""
+    return {
+        "stage": LAST_STAGES[ended.status],
+        "run_id": str(run.id),
+        "status": ended.status.value,
+        "code": ended.error_code,
+        "reason": _reason(ended),
+        "deterministic": ended.deterministic,
+    }
+
+
 def subject(run: Run) -> str:
     """How the ledger names a run."""
     return f"paper_run/{run.id}"
 
 
-def _checked_plan(connection: Connection, plan_id: UUID, alternative: str | None) -> UUID:
-    row = connection.execute("SELECT paper_id, document FROM p2n.plans WHERE id = %s", (plan_id,)).fetchone()
-    if row is None:
-        raise NotFound("plan_unknown", f"There is no plan {plan_id}.", field="plan_id")
-    paper_id, document = row
-    names = [each["name"] for each in document.get("alternatives", ())]
-    if alternative is not None and alternative not in names:
-        hint = f"The plan names {', '.join(names)}." if names else "The plan names none."
-        what = f"The plan has no alternative {alternative!r}."
-        raise InvalidInput("alternative_unknown", what, field="alternative", hint=hint)
-    assert isinstance(paper_id, UUID)
-    return paper_id
-
-
 def _ended(connection: Connection, run: Run, ended: Ended, *, after: Run | None = None) -> Change[Run]:
-    message = None if ended.error_message is None else redact(ended.error_message.replace("\0", "\ufffd")).text
     over = replace(
         after or run,
         status=ended.status,
@@ -210,12 +220,19 @@ def _ended(connection: Connection, run: Run, ended: Ended, *, after: Run | None 
         output_sha256=ended.output_sha256,
         deterministic=ended.deterministic,
         error_code=ended.error_code,
-        error_message=message and message[:_REASON],
+        error_message=_reason(ended),
         completed_at=database_time(connection),
     )
-    facts: dict[str, Any] = {"status": over.status.value, "code": over.error_code, "reason": over.error_message}
-    stage = {"stage": LAST_STAGES[over.status], "run_id": str(run.id), **facts, "deterministic": ended.deterministic}
-    return _stepped(run, over, stage, (_told(run, over.status.value, {**facts, "output": ended.output_sha256}),))
+    facts = {"status": over.status.value, "code": over.error_code, "reason": over.error_message}
+    entry = _told(run, over.status.value, {**facts, "output": ended.output_sha256})
+    return _stepped(run, over, last_stage(run, ended), (entry,))
+
+
+def _reason(ended: Ended) -> str | None:
+    """Why it failed as it may be kept for ever; what a notebook raises may hold anything."""
+    if ended.error_message is None:
+        return None
+    return redact(ended.error_message.encode(errors="replace").decode().replace("\0", "\ufffd")).text[:_REASON]
 
 
 def _stepped(before: Run, after: Run, stage: Mapping[str, Any], entries: tuple[NewEntry, ...]) -> Change[Run]:

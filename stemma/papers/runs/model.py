@@ -15,7 +15,7 @@ AT_ONCE: Final = 2
 """How many runs execute at the same time; the others wait."""
 
 ARTIFACT_BYTES: Final = 5_000_000
-"""The most that logs.txt and events.jsonl hold; what comes after is dropped, with a warning (`E_ARTIFACT_TOO_LARGE`)."""
+"""The most that logs.txt and events.jsonl hold; the rest is dropped, with a warning (`E_ARTIFACT_TOO_LARGE`)."""
 
 EVENTS: Final = ("stage_update", "log_line", "token", "progress", "metric_update", "sample_pred")
 """The types of events. A notebook may write them itself, as JSON lines with a `type`, to events.jsonl."""

@@ -60,12 +60,13 @@ _NEVER: Final = (
 )  # fmt: skip
 # Memory that belongs to no process cannot be told of without a control group.
 _UNCOUNTED: Final = ("memfd_create",)
-# Landlock has no say in who owns a file and when it changed, nor over whom a priority or a limit is set.
-_BESIDE_LANDLOCK: Final = (
+# Landlock has no say in whom a file belongs to and when it changed. Copying files does all that in passing: it is told
+# that it succeeded.
+_PRETENDED: Final = (
     "chmod", "chown", "fchmod", "fchmodat", "fchmodat2", "fchown", "fchownat", "fremovexattr", "fsetxattr",
-    "futimesat", "lchown", "lremovexattr", "lsetxattr", "pidfd_send_signal", "removexattr", "rt_sigqueueinfo",
-    "rt_tgsigqueueinfo", "setpriority", "setxattr", "utime", "utimensat", "utimes",
+    "futimesat", "lchown", "lremovexattr", "lsetxattr", "removexattr", "setxattr", "utime", "utimensat", "utimes",
 )  # fmt: skip
+_TO_OTHERS: Final = ("pidfd_send_signal", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "setpriority")
 _SIGNALS: Final = ("kill", "tgkill", "tkill")
 
 
@@ -92,7 +93,8 @@ def landlocked(own_pid: int, *, scoped: bool) -> bytes:
     A program may always signal itself, by its process id or that of its group.
     """
     filter_ = _Filter()
-    filter_.deny(*_NEVER, *_UNCOUNTED, *_BESIDE_LANDLOCK, "connect")
+    filter_.deny(*_NEVER, *_UNCOUNTED, *_TO_OTHERS, "connect")
+    filter_.pretend(*_PRETENDED)
     filter_.deny_argument("socket", 0, allowed=(_UNIX,))
     # Datagrams are sent to whom one likes without connecting.
     filter_.deny_argument("socket", 1, allowed=(_STREAM,), mask=_TYPE_MASK)
@@ -146,6 +148,11 @@ class _Filter:
         """Refuse these whatever their arguments."""
         for call in calls:
             self._returning(call, errno.EPERM)
+
+    def pretend(self, *calls: str) -> None:
+        """Answer these as if they had been done."""
+        for call in calls:
+            self._returning(call, 0)
 
     def deny_argument(self, call: str, index: int, *, allowed: tuple[int, ...], mask: int | None = None) -> None:
         """Refuse a call unless one of its arguments, masked, has one of these values."""
