@@ -22,6 +22,7 @@ BENCHMARKS = (
     "run_launch",
     "map_tiles",
     "map_months",
+    "paper_claims",
 )
 
 

@@ -100,7 +100,7 @@ class IngestedBody(PaperBody):
 class UrlBody(RequestBody):
     """Where a paper is."""
 
-    url: str = Field(max_length=4096, examples=["https://example.org/paper.pdf"])
+    url: str = Field(max_length=4096, description="A public address")
     licence: Licence = None
 
 

@@ -74,7 +74,7 @@ def claims_found(connection: Connection, paper: Paper, found: Sequence[Found], *
     """
     now = database_time(connection)
     before = {claim.id: claim for claim in catalog.list_claims(connection, paper.id)}
-    claims = [_claim(paper, position, one, now, actor) for position, one in enumerate(found, start=1)]
+    claims = [claim_of(paper, position, one, now, actor) for position, one in enumerate(found, start=1)]
     fresh = [claim for claim in claims if claim.id not in before or before[claim.id].revision == 1]
     changed = [claim for claim in fresh if claim.id not in before or _facts(before[claim.id]) != _facts(claim)]
     kept = [claim.id for claim in claims]
@@ -100,7 +100,8 @@ def step_failed(connection: Connection, paper: Paper, step: str, error: StemmaEr
     return Change((entry,), (Statement(_FAILED, values, rows=1),), lambda _: None)
 
 
-def _claim(paper: Paper, position: int, found: Found, now: datetime, actor: str) -> Claim:
+def claim_of(paper: Paper, position: int, found: Found, now: datetime, actor: str) -> Claim:
+    """What was found, as a claim in its first revision; one of which nobody has to be asked is accepted."""
     # The same digits in the same place are the same claim, however often it is read.
     place = f"{paper.id} {found.page} {' '.join(f'{side:.0f}' for side in found.box)} {found.printed}"
     return Claim(

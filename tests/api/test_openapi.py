@@ -12,6 +12,7 @@ OTHER_TYPES = {
     "/api/v1/approvals/{id}/content": "*/*",
     "/api/v1/historian/stream": "text/event-stream",
     "/api/v1/jobs/{id}/events": "text/event-stream",
+    "/api/v1/papers/{paper_id}/pages/{number}/image": "image/png",
     "/api/v1/runs/{id}/log": "text/event-stream",
     "/metrics": "text/plain",
     "/files/{path}": "*/*",
