@@ -90,10 +90,14 @@ def papers_leaderboard(context: dg.AssetExecutionContext, store: StoreResource) 
 
 
 def _report(context: dg.AssetExecutionContext, store: StoreResource) -> Report:
+    # nbclient and what it needs are imported where a notebook may have to be executed.
+    from stemma.papers.reports import closing
+    from stemma.papers.runs.execution import Studio
+
+    files = FileStore.open_default(store.settings)
+    studio = Studio(store.settings, store.database, files, lambda make: store.commit(store.database.read(make)))
     paper_id = UUID(context.partition_key)
-    with store.database.snapshot() as connection:
-        run = publishing.reported_run(connection, paper_id)
-        return publishing.make_report(connection, run, ())
+    return closing.report_with_alternatives(studio, paper_id, dagster_run_id=context.run.run_id)
 
 
 def _row(finding: Finding) -> tuple[object, ...]:

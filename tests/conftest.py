@@ -75,8 +75,8 @@ from stemma.papers.model import Paper, Plan
 from stemma.papers.pages import read_pages, to_json
 from stemma.papers.plan import parse_plan
 from stemma.papers.reports import publishing
-from stemma.papers.reports.model import RunFile
 from stemma.papers.runs import lifecycle as paper_runs
+from stemma.papers.runs.model import Artifact as RunArtifact
 from stemma.papers.runs.model import Measured, Run, RunStatus
 from stemma.store import embedded, migrations, webserver
 from stemma.store.database import Database, DatabaseUrls
@@ -794,7 +794,7 @@ def reproduce(measure: Callable[..., Run]) -> Callable[..., ReproducedPaper]:
             plan = commit(lambda c: planning.plan_made(c, paper, document, actor="test"))
             run = measure(settings, database, plan, MEASURED[sheet])
             if reported:
-                left = [RunFile(name="metrics.json", key=f"runs/{run.id}/metrics.json", size=2, truncated=False)]
+                left = [RunArtifact("metrics.json", f"runs/{run.id}/metrics.json", 2, truncated=False)]
                 files.write(left[0].key, b"[]")
                 commit(lambda c: publishing.publish(c, publishing.make_report(c, run, left), actor="test"))
             return ReproducedPaper(database.read(lambda c: papers.get_paper(c, paper.id)), plan, run)

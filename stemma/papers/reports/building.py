@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 from stemma.papers.model import Paper, Plan
 from stemma.papers.plan import PlanDocument, Target, parse_plan
 from stemma.papers.reports.model import Attempt, Citation, Finding, Report, RunFile
 from stemma.papers.reports.verdicts import Claimed, Verdict, judge
-from stemma.papers.runs.model import Run, RunStatus
+from stemma.papers.runs.model import Artifact, Run, RunStatus
 
 
-def build(paper: Paper, plan: Plan, run: Run, tried: Mapping[str, Run], files: Sequence[RunFile]) -> Report:
+def build(paper: Paper, plan: Plan, run: Run, tried: Mapping[str, Run], files: Sequence[Artifact]) -> Report:
     """The report of a paper.
 
     `run` is the one of what the plan says first; `tried` are those of its alternatives, by their names, of which only
@@ -45,7 +46,7 @@ def build(paper: Paper, plan: Plan, run: Run, tried: Mapping[str, Run], files: S
         reason=first.reason,
         findings=findings,
         attempts=attempts,
-        artifacts=tuple(files),
+        artifacts=tuple(RunFile(**asdict(file)) for file in files),
     )
 
 

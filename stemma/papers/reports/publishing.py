@@ -18,9 +18,9 @@ from stemma.papers import catalog as papers
 from stemma.papers.kid import keeping
 from stemma.papers.reports.building import build
 from stemma.papers.reports.catalog import KeptReport, find_report
-from stemma.papers.reports.model import Report, RunFile
+from stemma.papers.reports.model import Report
 from stemma.papers.runs import catalog as runs
-from stemma.papers.runs.model import Run
+from stemma.papers.runs.model import Artifact, Run
 from stemma.store.database import Connection, database_time
 
 VERSION: Final = "1"
@@ -56,7 +56,7 @@ def report_of(connection: Connection, paper_id: UUID) -> KeptReport:
     return found
 
 
-def make_report(connection: Connection, run: Run, files: Sequence[RunFile]) -> Report:
+def make_report(connection: Connection, run: Run, files: Sequence[Artifact]) -> Report:
     """The report that a run leads to, with what is known of the plan's alternatives; `files` are what the run left."""
     paper, plan = papers.get_paper(connection, run.paper_id), papers.get_plan(connection, run.plan_id)
     return build(paper, plan, run, _tried(connection, run), files)
