@@ -22,12 +22,13 @@ from stemma.store.files import FileStore
 @product(
     key=["papers", "gap_report"],
     partitions_def=PAPERS,
+    deps=[dg.AssetKey(["papers", "run"])],
     kinds={"python", "postgres"},
     code_version=publishing.VERSION,
     automation_condition=derived_data(),
     description=(
-        "What one paper claims beside what the latest run observed, to the precision that the paper prints. Where a gap "
-        "appears, the plan's alternatives are run one after the other until one closes it."
+        "What one paper claims beside what the latest run observed, to the precision that the paper prints. Where a "
+        "gap appears, the plan's alternatives are run until one closes it."
     ),
 )
 def gap_report(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from stemma.access.principal import local_principal
 
 if TYPE_CHECKING:
     from stemma.papers.reports.catalog import KeptReport
+    from stemma.papers.reports.leaderboard import Standing
     from stemma.papers.reports.model import Finding
 
 PaperId = Annotated[UUID, typer.Argument(metavar="PAPER", help="The paper's id.")]
@@ -74,13 +76,18 @@ def leaderboard(as_json: Json = False) -> None:
     if as_json:
         print_json(standings)
         return
+    print_leaderboard(standings)
+
+
+def print_leaderboard(standings: Sequence[Standing]) -> None:
+    """The leaderboard as a table."""
     rows = [
-        (one.place, one.title, f"{one.reproduced} of {one.targets}", _percent(one.widest_gap_percent), one.verdict)
+        (one.place, one.title, f"{one.reproduced} of {one.targets}", one.closed, _percent(one.widest_gap_percent))
         for one in standings
     ]
-    columns = ("place", "paper", "reproduced", "widest gap %", "first target")
+    columns = ("place", "paper", "claims reproduced", "closed by an alternative", "widest gap %")
     empty = "No paper has a report yet. `stemma papers report PAPER` makes one."
-    print_table("Leaderboard", columns, rows, empty=empty)
+    print_table("Papers by what is reproduced", columns, rows, empty=empty)
 
 
 def story(

@@ -52,7 +52,7 @@ def test_the_sheets_have_the_verdicts_that_they_deserve(database: Any, taken: An
     assert (wine.claimed, wine.verdict) == (98.9, Verdict.REPRODUCED)
     assert wine.gap_percent == pytest.approx((98.87640449438202 - 98.9) / 98.9 * 100)
     assert wine.citations[0].page == 2 and "98.9" in wine.citations[0].quote
-    assert iris.attempts == () and iris.next_to_try is None
+    assert iris.attempts == () and iris.to_try == ()
 
 
 def test_alternatives_are_tried_in_turn_until_one_closes_the_gap(
@@ -61,15 +61,14 @@ def test_alternatives_are_tried_in_turn_until_one_closes_the_gap(
     wine = taken["s1_wine_loo"]
     before = report(database, wine)
     assert [one.metric for one in before.gaps] == ["1nn.accuracy"]
-    first = before.next_to_try
-    assert first is not None and before.closed_by("1nn.accuracy") is None
+    first, second, *others = before.to_try
+    assert others and before.closed_by("1nn.accuracy") is None
     measure(settings, database, wine.plan, {"1nn.accuracy": 76.9}, first)
-    second = made_of(database, wine).next_to_try
-    assert second not in (None, first)
+    assert made_of(database, wine).to_try == (second, *others)
     measure(settings, database, wine.plan, {"1nn.accuracy": 96.0674}, second)
     after = made_of(database, wine)
     assert after.closed_by("1nn.accuracy") == second
-    assert after.next_to_try is None
+    assert after.to_try == ()
     tried = {one.name: [found.verdict for found in one.findings] for one in after.attempts if one.findings}
     assert tried == {first: [Verdict.NOT_REPRODUCED], second: [Verdict.REPRODUCED]}
     assert after.verdict is before.verdict

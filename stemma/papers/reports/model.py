@@ -110,11 +110,11 @@ class Report(_Part):
         return tuple(finding for finding in self.findings if finding.has_gap)
 
     @property
-    def next_to_try(self) -> str | None:
-        """The first alternative that was not run and is named for a gap that none before it closes."""
+    def to_try(self) -> tuple[str, ...]:
+        """The alternatives that were not run and are named for a gap that none closes yet."""
         unclosed = {finding.metric for finding in self.gaps if self.closed_by(finding.metric) is None}
         open_ones = (one for one in self.attempts if one.status == "not_run" and unclosed.intersection(one.targets))
-        return next((attempt.name for attempt in open_ones), None)
+        return tuple(attempt.name for attempt in open_ones)
 
     def closed_by(self, metric: str) -> str | None:
         """The first alternative that leaves no gap of a metric."""
