@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from stemma.papers import templates
 from stemma.papers.plan import Cell, PlanDocument
@@ -46,18 +46,21 @@ def build(plan: PlanDocument, alternative: str | None, seed: int) -> NotebookNod
 
 def assemble(cells: tuple[Cell, ...], seed: int) -> NotebookNode:
     """A notebook of these cells behind the one that seeds."""
-    import nbformat
+    from nbformat import NotebookNode
 
     torch = _TORCH.format(seed=seed) if any("torch" in cell.source for cell in cells) else ""
     first = Cell(source=_SEED.format(seed=seed, torch=torch))
-    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = NotebookNode(nbformat=4, nbformat_minor=5, metadata=NotebookNode(kernelspec=NotebookNode(kernel)))
     notebook.cells = [_cell(number, cell) for number, cell in enumerate((first, *cells))]
     return notebook
 
 
-def _cell(number: int, cell: Cell) -> Any:
-    import nbformat
+def _cell(number: int, cell: Cell) -> NotebookNode:
+    from nbformat import NotebookNode
 
-    make = nbformat.v4.new_code_cell if cell.kind == "code" else nbformat.v4.new_markdown_cell
     # A random id would tell two equal notebooks apart.
-    return make(cell.source, id=f"cell-{number}")
+    made = NotebookNode(id=f"cell-{number}", cell_type=cell.kind, metadata=NotebookNode(), source=cell.source)
+    if cell.kind == "code":
+        made.update(execution_count=None, outputs=[])
+    return made

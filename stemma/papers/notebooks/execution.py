@@ -1,4 +1,4 @@
-"""Executing one notebook in a sandbox: cell by cell, told of as it goes, ended by its limits, an error, or whoever asks.
+"""Executing one notebook in a sandbox: cell by cell, told of as it goes, ended by its limits, an error or a request.
 
 Whether and how often a notebook is executed is the business of runs.
 """

@@ -1,4 +1,4 @@
-"""The kernel of a notebook, started in a sandbox by a provisioner of ours; it is spoken to over sockets in its folder."""
+"""The kernel of a notebook, started in a sandbox by a provisioner of ours, and spoken to over sockets in its folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any, Final
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
-from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
+from jupyter_client.provisioning.factory import KernelProvisionerFactory
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 from stemma.papers.sandbox.levels import Level
 from stemma.papers.sandbox.limits import Limits

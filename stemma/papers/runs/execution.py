@@ -145,8 +145,7 @@ class _Carrying:
         with self._span("p2n.run.persist"):
             self._persist(run, ended, notebooks)
         with self._span("p2n.run.finish", status=ended.status):
-            finished = self._commit(lambda connection: lifecycle.finish(connection, run.id, ended))
-        return finished
+            return self._commit(lambda connection: lifecycle.finish(connection, run.id, ended))
 
     def _execute_all(
         self, run: Run, plan: PlanDocument, level: levels.Level, recorder: Recorder, done: list[Executed]
@@ -178,11 +177,11 @@ class _Carrying:
         return _compared(seeds, done)
 
     def _persist(self, run: Run, ended: Ended, notebooks: list[Executed]) -> None:
-        import nbformat
+        from nbformat import writes
 
         files = self._studio.files
         if notebooks:
-            artifacts.write_made(files, run.id, nbformat.writes(notebooks[0].notebook), environment.lock())
+            artifacts.write_made(files, run.id, writes(notebooks[0].notebook), environment.lock())
         last = lifecycle.last_stage(run, ended)
         # Files are told of to whoever collects what this thread writes.
         with self._studio.database.snapshot() as connection:

@@ -1,4 +1,4 @@
-"""Where code runs that nobody here wrote: without a network, without the host's files, within limits, killed as a whole.
+"""Where code runs that nobody here wrote: without a network or the host's files, within limits, killed as a whole.
 
 `levels` says what this machine allows and which level is in force, `started` starts a program at a level. The rest runs
 in the keeper, a process beside each sandbox that imports nothing but the standard library: it confines the program

@@ -51,6 +51,6 @@ def command(
 
 
 def _as_it_is(path: str) -> list[str]:
-    if os.path.islink(path):
-        return ["--symlink", os.readlink(path), path]
+    if Path(path).is_symlink():
+        return ["--symlink", str(Path(path).readlink()), path]
     return ["--ro-bind", path, path] if Path(path).exists() else []

@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from stemma.papers.sandbox import bubblewrap, cgroups, landlock, seccomp, trees
@@ -88,7 +89,7 @@ def main() -> None:
     try:
         report = _keep(task)
     except OSError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
         report = Report("exit", _NOT_STARTED)
     if report.reason == "lost":
         shutil.rmtree(task.base, ignore_errors=True)
@@ -96,7 +97,8 @@ def main() -> None:
             subprocess.run(task.on_loss, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         return
     with contextlib.suppress(BrokenPipeError):
-        print(json.dumps(asdict(report)), flush=True)
+        sys.stdout.write(json.dumps(asdict(report)) + "\n")
+        sys.stdout.flush()
 
 
 def _keep(task: Task) -> Report:
@@ -155,9 +157,8 @@ def _excess(task: Task) -> Reason | None:
 
 
 def _is_full(task: Task) -> bool:
-    files, size = 0, 0
-    for entry in _entries(task.base):
-        files += 1
+    size = 0
+    for files, entry in enumerate(_entries(task.base), 1):
         with contextlib.suppress(OSError):
             size += entry.stat(follow_symlinks=False).st_blocks * 512
         if files > task.files or size > task.disk_bytes:
@@ -213,11 +214,11 @@ def _become(task: Task, group: cgroups.Group | None, keeper: int, uid: int | Non
         view = bubblewrap.View(readable, task.base, task.scratch_bytes)
         fd = _piped(seccomp.namespaced(counted=group is not None))
         program = bubblewrap.command(task.bwrap, view, program, folder=task.folder, env=task.env, filter_fd=fd)
-        os.execve(program[0], program, {})
+        os.execve(program[0], program, {})  # noqa: S606
     os.chdir(task.folder)
     if task.level == "landlock+seccomp":
         _confine(task, uid)
-    os.execve(program[0], program, task.env)
+    os.execve(program[0], program, task.env)  # noqa: S606
 
 
 def _confine(task: Task, uid: int | None) -> None:
@@ -265,10 +266,10 @@ def _limit(task: Task, group: cgroups.Group | None, uid: int | None) -> None:
 
 def _tasks_of_user() -> int:
     count = 0
-    for pid in filter(str.isdigit, os.listdir("/proc")):
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if os.stat(f"/proc/{pid}").st_uid == os.getuid():
-                count += len(os.listdir(f"/proc/{pid}/task"))
+            if process.stat().st_uid == os.getuid():
+                count += sum(1 for _ in (process / "task").iterdir())
     return count
 
 
@@ -290,7 +291,7 @@ def _prctl(option: int, *values: Any) -> None:
 def _read_line() -> bytes:
     line = b""
     while not line.endswith(b"\n"):
-        block = os.read(0, 1 if line else 1)
+        block = os.read(0, 1)
         if not block:
             return b""
         line += block

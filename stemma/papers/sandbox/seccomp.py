@@ -1,7 +1,7 @@
 """Seccomp filters: which system calls a sandboxed program may not make, as a program for the kernel's filter machine.
 
-Everything is allowed but what reaches out of the sandbox or round its limits. Source: seccomp(2), the system call tables
-of Linux 6.12 (x86-64 and the generic one, which aarch64 has).
+Everything is allowed but what reaches out of the sandbox or round its limits. Source: seccomp(2), the tables of system
+calls of Linux 6.12 (x86-64 and the generic one, which aarch64 has).
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ _NUMBERS: Final[dict[str, tuple[int | None, int | None]]] = {
     "setdomainname": (171, 162), "sethostname": (170, 161), "setns": (308, 268), "setpriority": (141, 140),
     "settimeofday": (164, 170), "setxattr": (188, 5), "shmget": (29, 194), "socket": (41, 198), "swapoff": (168, 225),
     "swapon": (167, 224), "syslog": (103, 116), "tgkill": (234, 131), "tkill": (200, 130), "umount2": (166, 39),
-    "unshare": (272, 97), "userfaultfd": (323, 282), "utime": (132, None), "utimensat": (280, 88), "utimes": (235, None),
+    "unshare": (272, 97), "userfaultfd": (323, 282), "utime": (132, None), "utimensat": (280, 88),
+    "utimes": (235, None),
 }  # fmt: skip
 _NEVER: Final = (
     "acct", "add_key", "bpf", "chroot", "clock_settime", "delete_module", "finit_module", "fsconfig", "fsmount",
@@ -88,7 +89,7 @@ def namespaced(*, counted: bool) -> bytes:
 
 
 def landlocked(own_pid: int, *, scoped: bool) -> bytes:
-    """The filter beside Landlock: no network, no way to anybody's sockets, and, unless Landlock is `scoped`, no signals.
+    """The filter beside Landlock: no network, no way to others' sockets, and, unless Landlock is `scoped`, no signals.
 
     A program may always signal itself, by its process id or that of its group.
     """

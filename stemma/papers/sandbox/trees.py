@@ -50,7 +50,7 @@ def usage(root: int) -> Usage:
     tasks, resident, pids = 0, 0, descendants(root)
     for pid in pids:
         with contextlib.suppress(OSError, ValueError, IndexError):
-            tasks += len(os.listdir(f"/proc/{pid}/task"))
+            tasks += sum(1 for _ in Path(f"/proc/{pid}/task").iterdir())
             resident += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
     return Usage(tasks, resident)
 
@@ -98,9 +98,9 @@ def _signal(pid: int, number: int) -> None:
 def _children(pid: int) -> list[int]:
     found: list[int] = []
     with contextlib.suppress(OSError):
-        for task in os.listdir(f"/proc/{pid}/task"):
+        for task in Path(f"/proc/{pid}/task").iterdir():
             with contextlib.suppress(OSError):
-                found += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
+                found += map(int, (task / "children").read_text().split())
     return found
 
 
