@@ -47,13 +47,7 @@ def propose(paper: Paper, claims: Sequence[Claim]) -> PlanDocument:
 
     Raises InvalidInput: `no_accepted_claims`, `no_template`.
     """
-    accepted = [claim for claim in claims if claim.status == "accepted"]
-    if not accepted:
-        raise InvalidInput(
-            "no_accepted_claims",
-            "None of the paper's claims is accepted, so that there is nothing to measure.",
-            hint="Accept claims on the paper's page, or by `stemma papers accept`.",
-        )
+    accepted = require_accepted(claims)
     measured: dict[tuple[str, str], list[tuple[Claim, Measurable]]] = defaultdict(list)
     for template in TEMPLATES.values():
         for claim in accepted:
@@ -67,6 +61,18 @@ def propose(paper: Paper, claims: Sequence[Claim]) -> PlanDocument:
         )
     name, dataset = max(measured, key=lambda key: len(measured[key]))
     return _document(paper, find(name), measured[name, dataset])
+
+
+def require_accepted(claims: Sequence[Claim]) -> list[Claim]:
+    """The accepted ones; raises InvalidInput(no_accepted_claims) where there is none."""
+    accepted = [claim for claim in claims if claim.status == "accepted"]
+    if not accepted:
+        raise InvalidInput(
+            "no_accepted_claims",
+            "None of the paper's claims is accepted, so that there is nothing to measure.",
+            hint="Accept claims on the paper's page, or by `stemma papers accept`.",
+        )
+    return accepted
 
 
 def _document(paper: Paper, template: Template, measured: Sequence[tuple[Claim, Measurable]]) -> PlanDocument:
