@@ -16,6 +16,7 @@ from assets import (
     maps_checks,
     paper_reports,
     paper_reports_checks,
+    paper_runs,
     papers,
     papers_checks,
 )
@@ -36,6 +37,7 @@ from sensors.knowledge import inbox
 from sensors.learning import learning
 from sensors.maps import map_sources
 from sensors.notify import notify
+from sensors.paper_runs import paper_runs_lost
 from sensors.receipts import receipts
 
 
@@ -43,7 +45,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
     """The asset graph with its checks, jobs, sensors and schedules; tests and the command line swap resources."""
     resources: dict[str, Any] = {"store": StoreResource(), "progress": ProgressLog(), "browser": BrowserResource()}
     return dg.Definitions(
-        assets=dg.load_assets_from_modules([knowledge, governance, maps, papers, paper_reports]),
+        assets=dg.load_assets_from_modules([knowledge, governance, maps, papers, paper_runs, paper_reports]),
         asset_checks=dg.load_asset_checks_from_modules(
             [knowledge_checks, governance_checks, maps_checks, papers_checks, paper_reports_checks]
         ),
@@ -58,6 +60,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             failed_runs,
             learning,
             notify,
+            paper_runs_lost,
             automation,
             jobs_waiting,
             jobs_lost,

@@ -39,6 +39,7 @@ from api.routers import (
     notifications,
     outcomes,
     paper_reports,
+    paper_runs,
     papers,
     policies,
     receipts,
@@ -59,6 +60,7 @@ from stemma.jobs import model
 from stemma.knowledge.search import Searcher
 from stemma.ledger import feed
 from stemma.ledger.service import Ledger
+from stemma.papers.runs import model as run_events
 from stemma.store.database import Database
 from stemma.store.settings import Settings, load_settings
 from stemma.telemetry import collectors
@@ -137,6 +139,8 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(outcomes.aliases)
     app.include_router(paper_reports.router)
     app.include_router(papers.router)
+    app.include_router(paper_runs.router)
+    app.include_router(paper_runs.streams)
     app.include_router(policies.router)
     app.include_router(nodes.router)
     app.include_router(flags.router)
@@ -201,7 +205,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         opened.enter_context(_look(app.state.metrics, settings, database, ledger))
         async with (
             Launches(settings) as app.state.launches,
-            Streams(database.urls.app, feed.CHANNEL, model.CHANNEL) as app.state.streams,
+            Streams(database.urls.app, feed.CHANNEL, model.CHANNEL, run_events.CHANNEL) as app.state.streams,
             dagster_proxy.opened(settings) as app.state.webservers,
         ):
             yield

@@ -8,7 +8,7 @@ import time
 
 import dagster as dg
 
-from assets import governance, knowledge, maps, paper_reports, papers
+from assets import governance, knowledge, maps, paper_reports, paper_runs, papers
 from stemma.jobs import kinds, running
 
 knowledge_refresh = dg.define_asset_job(
@@ -52,6 +52,7 @@ _MADE = {
     "paper:plan": [papers.plan],
     "paper:report": [paper_reports.gap_report, paper_reports.papers_leaderboard],
     "paper:materialize": [papers.pages, papers.claims, papers.plan],
+    "paper:run": [paper_runs.run],
     "governance:aggregate": [governance.entity_features, governance.decision_embeddings],
     "governance:distil": [
         governance.knowledge_snapshots,
@@ -60,11 +61,15 @@ _MADE = {
     ],
 }
 
+# Of these, no more run at once than the instance says.
+_TAGS = {"paper:run": {"stemma/workload": "notebook"}}
+
 _BY_KIND = {
     name: dg.define_asset_job(
         kinds.find(name).dagster_job,
         selection=dg.AssetSelection.assets(*made),
         description=kinds.find(name).description,
+        tags=_TAGS.get(name),
     )
     for name, made in _MADE.items()
 }

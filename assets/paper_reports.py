@@ -9,6 +9,7 @@ from uuid import UUID
 import dagster as dg
 
 from assets.automation import derived_data
+from assets.paper_runs import run
 from assets.papers import PAPERS
 from assets.product import product
 from assets.shown import counted, table
@@ -22,7 +23,7 @@ from stemma.store.files import FileStore
 @product(
     key=["papers", "gap_report"],
     partitions_def=PAPERS,
-    deps=[dg.AssetKey(["papers", "run"])],
+    deps=[run],
     kinds={"python", "postgres"},
     code_version=publishing.VERSION,
     automation_condition=derived_data(),

@@ -252,6 +252,69 @@ def _show_plan(found: Plan, *, as_json: bool) -> None:
         say(f"It cannot be run here: {', '.join(missing)} is not installed.")
 
 
+@app.command()
+def run(
+    paper: PaperId,
+    alternative: Annotated[str | None, typer.Option(help="One of the plan's alternatives, by name.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Also where a run of this plan stands.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Execute the notebook of a paper's newest plan in a sandbox, here and now."""
+    from stemma.papers import catalog, planning
+    from stemma.papers.runs import lifecycle
+
+    if again or alternative is not None:
+        settings, database = open_studio()
+        with database:
+            with database.snapshot() as connection:
+                catalog.get_paper(connection, paper)
+                plan_id = planning.require_plan(catalog.latest_plan(connection, paper), paper).id
+            commit(
+                settings,
+                database,
+                lambda connection: lifecycle.create(connection, local_principal(), plan_id, alternative=alternative),
+            )
+    _run(paper, "papers/run", as_json=as_json)
+
+
+@app.command()
+def runs(paper: PaperId, as_json: Json = False) -> None:
+    """List a paper's runs, the newest first."""
+    from stemma.papers import catalog
+    from stemma.papers.runs.catalog import list_runs
+
+    _, database = open_studio()
+    with database, database.snapshot() as connection:
+        catalog.get_paper(connection, paper)
+        page = list_runs(connection, paper)
+    if as_json:
+        print_json(page)
+        return
+    print_table(
+        "Runs",
+        ("id", "status", "alternative", "sandbox", "asked", "reason"),
+        [
+            (str(r.id), r.status, r.alternative or "", r.sandbox or "", moment(r.created_at), r.error_message or "")
+            for r in page.data
+        ],
+        empty="No runs. `stemma papers run PAPER` makes one.",
+    )
+
+
+@app.command()
+def cancel(run_id: Annotated[UUID, typer.Argument(metavar="RUN", help="The run's id.")], as_json: Json = False) -> None:
+    """Cancel a run: at once while it waits, else its cell is interrupted."""
+    from stemma.papers.runs.lifecycle import cancel as cancelled
+
+    settings, database = open_studio()
+    with database:
+        asked = commit(settings, database, lambda connection: cancelled(connection, local_principal(), run_id))
+    if as_json:
+        print_json(asked)
+    else:
+        say(f"Run {asked.id} is {'cancelled' if asked.status.is_final else 'being cancelled'}.")
+
+
 def _run(paper: UUID, selection: str, *, as_json: bool) -> None:
     from cli import execution
     from cli.graph import print_outcome

@@ -59,6 +59,16 @@ class OfPaper(Input):
     )
 
 
+class OfPaperRun(OfPaper):
+    """A run of a paper's plan that was asked for."""
+
+    run: str = Field(
+        pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
+        description="The run's id, of POST /api/v1/plans/{plan_id}/run, which submits this job",
+        examples=["5b0f8c1e-8d8c-4d1c-9a5b-0f2a6f2a7c11"],
+    )
+
+
 def _yesterday() -> str:
     return (datetime.now(UTC).date() - timedelta(days=1)).isoformat()
 
@@ -269,6 +279,16 @@ _ALL: Final = (
         permission="papers:write",
         max_attempts=3,
         max_runtime=timedelta(minutes=15),
+        check=_check_paper,
+    ),
+    Kind(
+        "paper:run",
+        "Executes the notebook of a paper's plan in a sandbox",
+        input=OfPaperRun,
+        materializes=True,
+        partition="paper",
+        permission="papers:run",
+        max_runtime=timedelta(hours=6),
         check=_check_paper,
     ),
 )

@@ -15,6 +15,7 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
+from stemma.papers.notebooks.variables import variables
 from stemma.papers.sandbox.levels import Level
 from stemma.papers.sandbox.limits import Limits
 from stemma.papers.sandbox.started import Report, Sandbox, start
@@ -32,12 +33,15 @@ from ipykernel.kernelapp import launch_new_instance
 class Stream(iostream.OutStream):
     flush_interval = 0.01
     left = {MOST_PRINTED}
+    told = False
     def write(self, string):
         if not isinstance(string, str) or Stream.left >= len(string):
             Stream.left -= len(string) if isinstance(string, str) else 0
             return super().write(string)
         cut, Stream.left = string[:Stream.left], 0
-        super().write(cut)
+        if cut or Stream.told is False:
+            Stream.told = True
+            super().write(cut + "\\nwarning: E_ARTIFACT_TOO_LARGE (truncated)\\n")
         return len(string)
 
 iostream.OutStream = Stream
@@ -55,39 +59,6 @@ class Workplace:
         self.run = base / "run"
         for folder in (self.work, self.run):
             folder.mkdir()
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """All that the kernel finds in its environment: CPU only, one thread, no random hashes, nothing of ours."""
-        ours = dict.fromkeys(THREADS, "1")
-        return ours | {
-            "HOME": str(self.work),
-            "TMPDIR": str(self.run),
-            "IPYTHONDIR": str(self.run / "ipython"),
-            "MPLCONFIGDIR": str(self.run / "matplotlib"),
-            "JUPYTER_PLATFORM_DIRS": "1",
-            "USER": "notebook",
-            "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
-            "LC_ALL": "C.UTF-8",
-            "TZ": "UTC",
-            "PYTHONHASHSEED": "0",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "SOURCE_DATE_EPOCH": "0",
-            "MPLBACKEND": "Agg",
-            "CUDA_VISIBLE_DEVICES": "",
-            "NVIDIA_VISIBLE_DEVICES": "none",
-            "HIP_VISIBLE_DEVICES": "",
-        }
-
-
-THREADS: Final = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
 
 
 class SandboxedKernelManager(AsyncKernelManager):
@@ -147,7 +118,7 @@ class SandboxProvisioner(LocalProvisioner):
             cmd,
             base=manager.place.base,
             folder=manager.place.work,
-            env=manager.place.environment,
+            env=variables(manager.place.work, manager.place.run),
             limits=manager.limits,
             on_loss=manager.on_loss,
         )

@@ -51,6 +51,14 @@ def get_run(connection: Connection, run_id: UUID) -> Run:
     return found[0]
 
 
+def get_run_of(connection: Connection, paper_id: UUID, run_id: UUID) -> Run:
+    """One run of a paper; raises NotFound, also for another paper's."""
+    run = get_run(connection, run_id)
+    if run.paper_id != paper_id:
+        raise NotFound("paper_run_unknown", f"Paper {paper_id} has no run {run_id}.", field="run_id")
+    return run
+
+
 def list_runs(connection: Connection, paper_id: UUID, *, cursor: str | None = None, limit: int = 50) -> Page[Run]:
     """A paper's runs, the newest first; raises InvalidInput(field="cursor")."""
     (before,) = decode_cursor("paper_runs", cursor, str) if cursor else (None,)
@@ -69,6 +77,16 @@ def latest_success(
     """
     wanted = {"paper": paper_id, "plan": plan_id, "alternative": alternative}
     found = _runs(connection, _LATEST, wanted)
+    return found[0] if found else None
+
+
+def waiting_without_job(connection: Connection, paper_id: UUID) -> Run | None:
+    """The oldest pending run of a paper that whoever asked for it carries out; None where there is none."""
+    query: LiteralString = f"""
+        SELECT {_COLUMNS} FROM p2n.runs WHERE paper_id = %s AND status = 'pending' AND job_id IS NULL
+        ORDER BY created_at, id LIMIT 1
+    """
+    found = _runs(connection, query, (paper_id,))
     return found[0] if found else None
 
 

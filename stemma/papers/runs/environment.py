@@ -14,7 +14,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, Final
 
-from stemma.papers.notebooks.kernel import THREADS
+from stemma.papers.notebooks.variables import THREADS
 
 _OURS: Final = "stemma-studio"
 

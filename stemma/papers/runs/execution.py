@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID
 
-from stemma.errors import Conflict, StemmaError
+from stemma.errors import Conflict, NotFound, StemmaError
 from stemma.ledger.change import Change
 from stemma.papers.catalog import get_plan
 from stemma.papers.notebooks import canonical
@@ -102,6 +102,18 @@ class _Carrying:
         self._tracing: Tracing | None = None
 
     def run(self) -> Run:
+        try:
+            return self._run()
+        except (Conflict, NotFound):
+            raise
+        except StemmaError as error:
+            # Whatever keeps it from beginning is why it failed.
+            refused = Ended(RunStatus.FAILED, error.code, error.message)
+            with contextlib.suppress(Conflict):
+                return self._commit(lambda connection: lifecycle.abandon(connection, self._run_id, refused))
+            raise
+
+    def _run(self) -> Run:
         database, settings = self._studio.database, self._studio.settings
         level = levels.in_force(settings)
         run = database.read(lambda connection: get_run(connection, self._run_id))

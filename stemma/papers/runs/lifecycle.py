@@ -20,7 +20,7 @@ from stemma.access.principal import Principal
 from stemma.errors import Conflict
 from stemma.jobs import lifecycle as jobs
 from stemma.jobs.catalog import find_job
-from stemma.jobs.model import Job, JobState
+from stemma.jobs.model import Job
 from stemma.jobs.submission import JobRequest, submit
 from stemma.ledger.change import Change
 from stemma.ledger.entries import NewEntry
@@ -151,12 +151,12 @@ def finish(connection: Connection, run_id: UUID, ended: Ended) -> Change[Run]:
     return _ended(connection, run, ended)
 
 
-def abandon(connection: Connection, run_id: UUID) -> Change[Run]:
-    """Cancel a run that was interrupted before it began; raises NotFound, Conflict (`paper_run_not_pending`)."""
+def abandon(connection: Connection, run_id: UUID, ended: Ended = Ended(RunStatus.CANCELLED)) -> Change[Run]:
+    """End a run that never began; raises NotFound, Conflict (`paper_run_not_pending`)."""
     run = get_run(connection, run_id)
     if run.status is not RunStatus.PENDING:
         raise Conflict("paper_run_not_pending", f"Run {run.id} is {run.status} already.", field="run_id")
-    return _ended(connection, run, Ended(RunStatus.CANCELLED))
+    return _ended(connection, run, ended)
 
 
 def cancel(connection: Connection, principal: Principal, run_id: UUID) -> Change[Run]:
@@ -178,7 +178,7 @@ def cancel(connection: Connection, principal: Principal, run_id: UUID) -> Change
     else:
         change = Change(entries, (_updated(run, asked),), lambda _: asked)
     job = find_job(connection, run.job_id) if run.job_id is not None else None
-    if job is not None and job.state is JobState.QUEUED:
+    if job is not None and not job.state.is_final and job.cancel_requested_at is None:
         return change.joined(jobs.cancel(connection, principal, job.id))
     return change
 
@@ -193,6 +193,13 @@ def lose(connection: Connection, run_id: UUID) -> Change[Run]:
 def lost(connection: Connection) -> tuple[UUID, ...]:
     """The runs that count as running and that no worker holds."""
     return tuple(run.id for run in runs_in(connection, RunStatus.RUNNING) if slots.is_dead(connection, run.id))
+
+
+def forsaken(connection: Connection) -> tuple[UUID, ...]:
+    """The runs that wait for a job which has ended without them."""
+    waiting = [run for run in runs_in(connection, RunStatus.PENDING) if run.job_id is not None]
+    jobs_of = {run.id: find_job(connection, run.job_id) for run in waiting if run.job_id is not None}
+    return tuple(run_id for run_id, job in jobs_of.items() if job is None or job.state.is_final)
 
 
 def last_stage(run: Run, ended: Ended) -> dict[str, Any]:
