@@ -14,9 +14,10 @@ from assets.papers import PAPERS
 from assets.product import product
 from assets.shown import counted, table
 from resources.store import StoreResource
-from stemma.papers.reports import leaderboard, publishing
+from stemma.papers.reports import closing, leaderboard, publishing
 from stemma.papers.reports.model import Finding, Report
 from stemma.papers.reports.verdicts import Verdict
+from stemma.papers.runs.execution import Studio
 from stemma.store.files import FileStore
 
 
@@ -92,10 +93,6 @@ def papers_leaderboard(context: dg.AssetExecutionContext, store: StoreResource) 
 
 
 def _report(context: dg.AssetExecutionContext, store: StoreResource) -> Report:
-    # nbclient and what it needs are imported where a notebook may have to be executed.
-    from stemma.papers.reports import closing
-    from stemma.papers.runs.execution import Studio
-
     files = FileStore.open_default(store.settings)
     studio = Studio(store.settings, store.database, files, lambda make: store.commit(store.database.read(make)))
     paper_id = UUID(context.partition_key)

@@ -211,7 +211,7 @@ def tell(claims: Sequence[Told], found: Found | None = None) -> Storyboard:
         _meaning(first),
         Page(
             title="Now We Try",
-            body="Now it is our turn. We take the same facts and use the same rule. A computer does all the work inside "
+            body="Now it is our turn. We take the same facts and use the same rule. A computer does all the work in "
             "a safe box, where it can not peek at the web. It does the test two times, and both have to match.",
             alt_text="A robot with a box for a head and two round eyes.",
             visual_hint="robot",
