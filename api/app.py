@@ -44,6 +44,7 @@ from api.routers import (
     nodes,
     notifications,
     outcomes,
+    paper_reports,
     paper_runs,
     papers,
     policies,
@@ -160,6 +161,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(events.aliases)
     app.include_router(outcomes.router)
     app.include_router(outcomes.aliases)
+    app.include_router(paper_reports.router)
     app.include_router(papers.router)
     app.include_router(paper_runs.router)
     app.include_router(paper_runs.streams)

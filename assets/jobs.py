@@ -8,7 +8,7 @@ import time
 
 import dagster as dg
 
-from assets import agents, costs, governance, knowledge, maps, paper_runs, papers, telemetry
+from assets import agents, costs, governance, knowledge, maps, paper_reports, paper_runs, papers, telemetry
 from stemma.jobs import kinds, running
 
 knowledge_refresh = dg.define_asset_job(
@@ -64,6 +64,7 @@ _MADE = {
     "paper:pages": [papers.pages],
     "paper:extract": [papers.claims],
     "paper:plan": [papers.plan],
+    "paper:report": [paper_reports.gap_report, paper_reports.papers_leaderboard],
     "paper:materialize": [papers.pages, papers.claims, papers.plan],
     "paper:run": [paper_runs.run],
     "governance:aggregate": [governance.entity_features, governance.decision_embeddings],

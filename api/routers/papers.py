@@ -59,7 +59,7 @@ PlanPath = Annotated[UUID, Path(examples=["5b0f8c1e-8d8c-4d1c-9a5b-0f2a6f2a7c11"
 NumberPath = Annotated[int, Path(ge=1, le=100_000, description="From 1", examples=[2])]
 Licence = Annotated[str | None, Field(max_length=200, description="Under which licence it may be kept")]
 
-Step = Literal["pages", "extract", "plan", "materialize"]
+Step = Literal["pages", "extract", "plan", "report", "materialize"]
 
 
 class PaperBody(BaseModel):

@@ -285,6 +285,17 @@ _ALL: Final = (
         check=_check_paper,
     ),
     Kind(
+        "paper:report",
+        "Reports on one paper, once what would close a gap was run",
+        input=OfPaper,
+        materializes=True,
+        partition="paper",
+        permission="papers:write",
+        max_attempts=2,
+        max_runtime=timedelta(hours=3),
+        check=_check_paper,
+    ),
+    Kind(
         "paper:materialize",
         "Reads one paper, finds what it claims, and plans how to reproduce it",
         input=OfPaper,
