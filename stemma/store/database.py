@@ -114,8 +114,6 @@ def _configure_glances(connection: Connection) -> None:
         connection.execute("SELECT '[1]'::vector")
         connection.execute(f"SET hnsw.ef_search = {HNSW_EF_GLANCE}")
         connection.execute("SET hnsw.iterative_scan = relaxed_order")
-        # A plan for any vector, limit and filter reads every row.
-        connection.execute("SET plan_cache_mode = force_custom_plan")
 
 
 @dataclass(frozen=True, slots=True)
