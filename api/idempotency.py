@@ -217,8 +217,8 @@ async def keyed_by(request: Request, key: str) -> KeyedRequest:
     route = request.scope["route"]
     asked = [
         request.method,
-        request.url.path,
-        request.url.query,
+        request.scope["path"],
+        request.scope["query_string"].decode("latin-1"),
         request.headers.getlist("if-match"),
         await _content(request, route.body_field),
     ]
