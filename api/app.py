@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import AsyncIterator
+from functools import partial
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -18,6 +19,7 @@ from api.bodies import JsonGuard
 from api.launches import Launches
 from api.limits import InFlight, Rates
 from api.middleware import BodyLimit, LoopbackOnly, RequestLog, SecurityHeaders, TextGuard, is_loopback
+from api.quick import Shared, Workers
 from api.routers import (
     API,
     agent_memory,
@@ -62,6 +64,7 @@ from api.routers import (
 from api.sessions import UPLOAD
 from api.streams import Streams
 from api.telemetry import Telemetry
+from stemma.access.authentication import authenticate
 from stemma.agents.logs import AgentLogs
 from stemma.agents.memory.keeper import Keeper
 from stemma.agents.relay import Outside, Relay
@@ -134,6 +137,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     idempotency.install(app)
     openapi.install(app)
     # Routes are tried one after the other: first those that are asked most.
+    app.include_router(decisions.asking)
     app.include_router(decisions.router)
     app.include_router(decisions.aliases)
     app.include_router(search.router)
@@ -229,6 +233,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.database = database
         app.state.searcher = searcher
         app.state.decider = Decider(database, settings)
+        app.state.workers = workers = Workers(database.glances)
+        opened.callback(workers.close)
+        app.state.known = Shared(workers, partial(authenticate, database, settings))
         _open_telemetry(app, settings, opened)
         observer = AppendObserver(app.state.metrics, app.state.tracing)
         ledger = app.state.ledger = opened.enter_context(Ledger(database.urls, settings, observer=observer))
