@@ -37,7 +37,8 @@ def plan(database: Database) -> Callable[..., UUID]:
         paper_id, plan_id, now = uuid4(), uuid4(), datetime.now(UTC)
         target = {
             "claim": str(uuid4()), "metric": "accuracy", "split": "test", "label": "accuracy", "claimed": 0.5,
-            "printed": "0.5", "decimals": 1, "unit": None, "tolerance": 0.1, "page": 1, "box": [0, 0, 1, 1], "quote": "0.5",
+            "printed": "0.5", "decimals": 1, "unit": None, "tolerance": 0.1, "page": 1, "box": [0, 0, 1, 1],
+            "quote": "0.5",
         }  # fmt: skip
         document = {
             "title": "A paper",
@@ -56,7 +57,7 @@ def plan(database: Database) -> Callable[..., UUID]:
                 """
                 INSERT INTO p2n.papers (id, sha256, title, kind, source, source_ref, file_key, bytes, pages, status,
                     created_at, created_by, updated_at)
-                VALUES (%s, '', 'A paper', 'claim_sheet', 'sample', 'a.pdf', 'papers/a.pdf', 1, 1, 'planned', %s, 'test', %s)
+                VALUES (%s, '', 'A paper', 'claim_sheet', 'sample', 'a.pdf', 'a.pdf', 1, 1, 'planned', %s, 't', %s)
                 """,
                 (paper_id, now, now),
             )

@@ -401,7 +401,8 @@ from stemma.papers.sandbox.limits import Limits
 from stemma.papers.sandbox.started import start
 base = Path(sys.argv[2])
 said = [sys.executable, "-c", sys.argv[5], sys.argv[3]]
-start(Level(sys.argv[1]), said, base=base, folder=base / "work", env={}, limits=Limits(300 << 20, 40, 30 << 20, 8 << 20),
+limits = Limits(300 << 20, 40, 30 << 20, 8 << 20)
+start(Level(sys.argv[1]), said, base=base, folder=base / "work", env={}, limits=limits,
       on_loss=["/bin/sh", "-c", 'echo lost > "$0"', sys.argv[4]])
 while not (base / "output.log").exists() or "up" not in (base / "output.log").read_text():
     time.sleep(0.01)
