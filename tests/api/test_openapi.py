@@ -15,6 +15,7 @@ OTHER_TYPES = {
     "/api/v1/jobs/{id}/events": "text/event-stream",
     "/api/v1/papers/{paper_id}/pages/{number}/image": "image/png",
     "/api/v1/runs/{id}/log": "text/event-stream",
+    "/api/v1/runs/{run_id}/events": "text/event-stream",
     "/metrics": "text/plain",
     "/files/{path}": "*/*",
     "/api/v1/map/{layer}.pmtiles": "*/*",
