@@ -33,6 +33,7 @@ from api.routers import (
     keys,
     learning,
     ledger,
+    llm,
     maps,
     memory,
     nodes,
@@ -58,6 +59,9 @@ from stemma.jobs import model
 from stemma.knowledge.search import Searcher
 from stemma.ledger import feed
 from stemma.ledger.service import Ledger
+from stemma.llm.metering import Meter
+from stemma.llm.router import Router
+from stemma.llm.switches import SwitchBoard
 from stemma.store.database import Database
 from stemma.store.settings import Settings, load_settings
 from stemma.telemetry import collectors
@@ -128,6 +132,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(runs.streams)
     app.include_router(learning.router)
     app.include_router(ledger.router)
+    app.include_router(llm.router)
     app.include_router(maps.router)
     app.include_router(memory.router)
     app.include_router(events.router)
@@ -197,7 +202,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         observer = AppendObserver(app.state.metrics, app.state.tracing)
         ledger = app.state.ledger = opened.enter_context(Ledger(database.urls, settings, observer=observer))
         opened.enter_context(_look(app.state.metrics, settings, database, ledger))
+        meter = app.state.meter = opened.enter_context(Meter(database, settings))
+        switches = app.state.switches = opened.enter_context(SwitchBoard(database.urls.app))
         async with (
+            Router(settings, searcher, meter, switches) as app.state.router,
             Launches(settings) as app.state.launches,
             Streams(database.urls.app, feed.CHANNEL, model.CHANNEL) as app.state.streams,
             dagster_proxy.opened(settings) as app.state.webservers,

@@ -32,6 +32,7 @@ from cli import (
     knowledge,
     learning,
     ledger,
+    llm,
     maps,
     memory,
     nodes,
@@ -78,6 +79,7 @@ app.add_typer(flags.app, name="flags")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="keys")
 app.add_typer(learning.app, name="learning")
+app.add_typer(llm.app, name="llm")
 app.add_typer(maps.app, name="maps")
 app.add_typer(nodes.app, name="nodes")
 app.add_typer(outcomes.app, name="outcomes")

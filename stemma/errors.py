@@ -121,3 +121,11 @@ class CheckFailed(StemmaError):
     status = 500
     exit_code = 6
     title = "Check failed"
+
+
+class BudgetExhausted(StemmaError):
+    """A budget has not enough left for what was asked; trying again before its period ends cannot help."""
+
+    status = 402
+    exit_code = 7
+    title = "Budget exhausted"

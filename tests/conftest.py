@@ -82,6 +82,9 @@ structlog.get_config()["processors"][-1].exception_formatter = structlog.dev.pla
 
 Serve = Callable[..., AbstractContextManager[httpx.Client]]
 
+# No test finds the model server of whoever runs it, nor its keys.
+os.environ.update(STEMMA_LOCAL_MODEL_URL="", OPENAI_API_KEY="")
+
 LIBRARY = {
     "hnsw.md": (
         "# Vector search\n\n## Indexing\n\nAdd an HNSW index to a vector column with"

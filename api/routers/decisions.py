@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from decimal import Decimal
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
@@ -17,9 +18,12 @@ from api.idempotency import OnceAtCommitDep, OnceDep
 from api.limits import limited
 from api.openapi import problems
 from api.routers import API
+from api.routers.llm import RouterDep, caller_of
+from api.routers.search import CitationBody
 from stemma.access.principal import Principal
 from stemma.approvals.model import Verdict
 from stemma.approvals.requests import MAX_REASON
+from stemma.governance import explaining
 from stemma.governance.decisions import catalog, replaying, review
 from stemma.governance.decisions.deciding import Decider, NodeStopped
 from stemma.governance.decisions.model import Decision, DecisionSummary, Silence, State
@@ -31,6 +35,7 @@ router = APIRouter(prefix=f"{API}/decisions", tags=["decisions"], route_class=li
 aliases = APIRouter(prefix="/decisions", tags=["decisions"], route_class=limited("decisions"), include_in_schema=False)
 
 _TRIES = 3
+_EXPLANATION: Final = f"{API}/decisions/{{id}}/explanation"
 
 IdPath = Annotated[UUID, Path(alias="id", examples=["8e03978e-40d5-43dd-bc93-6894a57f9324"])]
 
@@ -172,6 +177,25 @@ class ReplayBody(BaseModel):
     same: bool = Field(description="Whether it is the verdict that was recorded")
 
 
+class ExplanationBody(BaseModel):
+    """A decision in plain words, beside what was recorded."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    decision_id: UUID
+    verdict: Ruling
+    level: Level
+    state: State
+    effect: Ruling | None
+    reasons: list[WhyBody]
+    text: str
+    written_by: Literal["model", "template"]
+    provider: str | None = Field(description="Who was asked; null where nobody answered", examples=["offline"])
+    model: str | None
+    cost: Decimal | None = Field(description="US dollars; null where it is not known")
+    citations: list[CitationBody] = Field(description="What the studio's documents say of it")
+
+
 @router.get("", response_model=DecisionsBody, responses=problems(401, 403, 429, 503), summary="List decisions")
 def list_decisions(
     principal: Annotated[Principal, allow("decide:read")],
@@ -254,6 +278,43 @@ def replay(
         "reasons": verdict.reasons,
         "verdict_sha256": verdict.sha256,
         "same": verdict.sha256 == decision.verdict_sha256,
+    }
+
+
+@router.get(
+    "/{id}/explanation",
+    response_model=ExplanationBody,
+    responses=problems(401, 403, 404, 429, 503),
+    summary="Explain a decision",
+)
+async def explain_decision(
+    request: Request,
+    principal: Annotated[Principal, allow("decide:read")],
+    database: DatabaseDep,
+    models: RouterDep,
+    decision_id: IdPath,
+) -> dict[str, Any]:
+    """In plain words, which change nothing: by a model where the caller may ask one, else by a template.
+
+    What was decided is told from the record, whatever the words say.
+    """
+    decision = await run_in_threadpool(database.read, lambda c: catalog.get_decision(c, decision_id))
+    caller = caller_of(request, principal, _EXPLANATION, "explain")
+    explanation = await explaining.explain(models, decision, caller, ask_models=principal.may("llm:run"))
+    finished = explanation.finished
+    return {
+        "decision_id": decision.id,
+        "verdict": decision.verdict,
+        "level": decision.level,
+        "state": decision.state,
+        "effect": decision.effect,
+        "reasons": decision.reasons,
+        "text": explanation.text,
+        "written_by": explanation.by,
+        "provider": finished.provider if finished else None,
+        "model": finished.model if finished else None,
+        "cost": finished.cost if finished else None,
+        "citations": [hit.citation for hit in explanation.citations],
     }
 
 

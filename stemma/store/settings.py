@@ -138,6 +138,46 @@ class Settings(BaseSettings):
     )
     github_url: str = Field(default="https://api.github.com", description="Where GitHub answers")
 
+    llm_providers: str = Field(
+        default="openai,local,offline",
+        pattern=r"^(openai|local|offline)(,(openai|local|offline))*$",
+        description="The providers of models in the order in which they are asked, separated by commas",
+    )
+    openai_api_key: SecretStr | None = Field(
+        default=None,
+        validation_alias="OPENAI_API_KEY",
+        description="Key of OpenAI; used only where FF_PAID_PROVIDERS is true",
+    )
+    openai_base_url: str = Field(default="https://api.openai.com/v1", description="Where OpenAI's API answers")
+    openai_model: str = Field(default="gpt-4.1-mini", description="The model of `openai` where none is named")
+    local_model_url: str | None = Field(
+        default="http://127.0.0.1:11434/v1",
+        description="Base URL of a server that speaks Chat Completions, such as Ollama (the default), llama.cpp or "
+        "vLLM; empty: there is none",
+    )
+    local_model: str | None = Field(
+        default=None, description="The model of `local` where none is named; unset: the first that the server lists"
+    )
+    local_model_key: SecretStr | None = Field(default=None, description="Key that the server of `local` asks for")
+    llm_connect_timeout: float = Field(
+        default=5.0, gt=0, description="Seconds that connecting to a provider of models may take"
+    )
+    llm_first_token_timeout: float = Field(
+        default=60.0, gt=0, description="Seconds until the first token of an answer, loading of the model included"
+    )
+    llm_token_timeout: float = Field(
+        default=20.0, gt=0, description="Seconds for which an answer may stand still once it has begun"
+    )
+    llm_retries: int = Field(
+        default=2, ge=0, le=10, description="How often a provider is asked again before the next one is"
+    )
+    llm_max_prompt_bytes: int = Field(default=1_000_000, ge=1, description="Larger prompts are refused")
+    llm_max_answer_bytes: int = Field(default=1_000_000, ge=1, description="Longer answers are cut off with an error")
+
+    llm_prices: Path | None = Field(
+        default=None, description="YAML file with what models cost this studio; default: stemma/llm/prices.yaml"
+    )
+
     notify_timeout: float = Field(
         default=15.0, ge=0.1, le=25.0, description="Seconds one attempt to deliver a notification may take in all"
     )
