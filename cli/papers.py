@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import typer
 
@@ -111,6 +111,70 @@ def materialize(paper: PaperId, as_json: Json = False) -> None:
 def extract(paper: PaperId, as_json: Json = False) -> None:
     """Read a paper again and find what it claims; what a person decided stays."""
     _run(paper, 'group:papers and +key:"papers/claims"', as_json=as_json)
+
+
+@app.command()
+def ask(
+    paper: PaperId,
+    for_plan: Annotated[bool, typer.Option("--plan", help="Have it write a plan, instead of finding claims.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Have a model propose claims that the rules did not find, for a person to accept; or a plan, with --plan."""
+    from stemma.llm.blocking import open_models
+    from stemma.llm.model import Caller
+    from stemma.papers import catalog, steps
+    from stemma.papers.asking import ask_for_plan
+    from stemma.papers.claims.asking import ask_for_claims
+    from stemma.papers.planning import plan_by_model
+    from stemma.store.files import FileStore
+
+    principal = local_principal()
+    principal.require("papers:write")
+    settings, database = open_studio()
+    with database, open_models(settings, database) as models:
+        with database.snapshot() as connection:
+            found = catalog.get_paper(connection, paper)
+            known = catalog.list_claims(connection, paper)
+        caller = Caller(principal.actor, "cli papers ask", "plan" if for_plan else "claims", uuid4().hex)
+        if for_plan:
+            document = ask_for_plan(found, known, models.complete_sync, caller)
+            made = commit(settings, database, lambda connection: plan_by_model(connection, principal, found, document))
+            _show_plan(made, as_json=as_json)
+            return
+        pages = steps.stored_pages(FileStore.open_default(settings), found)
+        asked = ask_for_claims(pages, models.complete_sync, caller)
+        new = commit(
+            settings,
+            database,
+            lambda connection: steps.claims_proposed(
+                connection, found, asked.claims, actor=principal.actor, model=asked.model
+            ),
+        )
+    if as_json:
+        print_json({"model": asked.model, "found": asked.claims, "new": new, "dropped": asked.dropped})
+    else:
+        say(
+            f"{asked.model} found {len(asked.claims)} claims that hold, {new} of them new; {asked.dropped} do not hold."
+        )
+
+
+@app.command()
+def attach(paper: PaperId, as_json: Json = False) -> None:
+    """Send a paper to OpenAI's File Search; needs FF_PAID_PROVIDERS and a key."""
+    from stemma.papers import catalog, file_search
+    from stemma.store.files import FileStore
+
+    principal = local_principal()
+    settings, database = open_studio()
+    with database:
+        found = database.read(lambda connection: catalog.get_paper(connection, paper))
+        data = FileStore.open_default(settings).read(found.file_key)
+        attached = file_search.attach(found, data, settings)
+        commit(settings, database, lambda connection: file_search.recorded(connection, principal, found, attached))
+    if as_json:
+        print_json(attached)
+    else:
+        say(f"{found.title} is file {attached.file} in vector store {attached.vector_store}.")
 
 
 @app.command()

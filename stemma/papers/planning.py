@@ -194,6 +194,15 @@ def write_plan(connection: Connection, principal: Principal, paper_id: UUID, doc
     return _new_version(connection, paper, plan, newest, "person", principal.actor, entries)
 
 
+def plan_by_model(connection: Connection, principal: Principal, paper: Paper, document: PlanDocument) -> Change[Plan]:
+    """Keep a plan that a model wrote as the newest version; raises Forbidden."""
+    principal.require("papers:write")
+    meta = {"targets": len(document.targets), "cells": len(document.notebook)}
+    entries = audited(principal, "plan.asked", resource=subject(paper.id), meta=meta)
+    newest = catalog.latest_plan(connection, paper.id)
+    return _new_version(connection, paper, document, newest, "model", principal.actor, entries)
+
+
 def _check_target(number: int, target: Target, claim: Claim | None) -> None:
     if claim is None or claim.status == "rejected":
         what = f"The paper has no claim {target.claim} that was not rejected."

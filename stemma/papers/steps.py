@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 from uuid import UUID, uuid5
@@ -41,8 +42,10 @@ _FAILED: Final = """
         error_code = %(code)s, error_message = %(message)s, updated_at = %(now)s
     WHERE id = %(id)s
 """
-# What a person touched is the person's: its revision has grown.
-_FORGET: Final = "DELETE FROM p2n.claims WHERE paper_id = %(paper)s AND revision = 1 AND NOT id = ANY(%(kept)s)"
+# What a person touched is the person's: its revision has grown. What a model proposed waits for a person.
+_FORGET: Final = """
+    DELETE FROM p2n.claims WHERE paper_id = %(paper)s AND revision = 1 AND origin = 'rules' AND NOT id = ANY(%(kept)s)
+"""
 _KEEP: Final = """
     INSERT INTO p2n.claims (id, paper_id, position, metric, value, printed, decimals, unit, dataset, method, split,
         page, box, quote, confidence, origin, status, revision, created_at, updated_at, updated_by)
@@ -78,7 +81,11 @@ def claims_found(connection: Connection, paper: Paper, found: Sequence[Found], *
     fresh = [claim for claim in claims if claim.id not in before or before[claim.id].revision == 1]
     changed = [claim for claim in fresh if claim.id not in before or _facts(before[claim.id]) != _facts(claim)]
     kept = [claim.id for claim in claims]
-    gone = [claim for claim in before.values() if claim.revision == 1 and claim.id not in set(kept)]
+    gone = [
+        claim
+        for claim in before.values()
+        if claim.revision == 1 and claim.origin == "rules" and claim.id not in set(kept)
+    ]
     if not changed and not gone and paper.status != "ingested" and paper.error_code is None:
         return None
     statements = [Statement(_EXTRACTED, {"id": paper.id, "now": now}, rows=1)]
@@ -89,6 +96,28 @@ def claims_found(connection: Connection, paper: Paper, found: Sequence[Found], *
     data = {"claims": len(claims), "accepted": accepted, "changed": len(changed), "gone": len(gone)}
     entry = transition("claims.extracted", subject=subject(paper.id), actor=actor, data=data)
     return Change((entry,), tuple(statements), lambda _: len(changed) + len(gone))
+
+
+def claims_proposed(
+    connection: Connection, paper: Paper, found: Sequence[Found], *, actor: str, model: str
+) -> Change[int]:
+    """Put what a model found beside the claims that there are, for a person to accept; what is there stays as it is.
+
+    The result is how many are new.
+    """
+    now = database_time(connection)
+    before = catalog.list_claims(connection, paper.id)
+    taken = {claim.id for claim in before}
+    first = max((claim.position for claim in before), default=0) + 1
+    claims = {claim.id: claim for claim in (claim_of(paper, first, one, now, actor) for one in found)}
+    new = [
+        replace(claim, position=first + place)
+        for place, claim in enumerate(claim for claim in claims.values() if claim.id not in taken)
+    ]
+    data = {"proposed": len(new), "model": model}
+    entry = transition("claims.proposed", subject=subject(paper.id), actor=actor, data=data)
+    statements = [Statement(_KEEP, {**_facts(claim), **_frame(claim)}) for claim in new]
+    return Change((entry,), tuple(statements), lambda _: len(new))
 
 
 def step_failed(connection: Connection, paper: Paper, step: str, error: StemmaError) -> Change[None]:

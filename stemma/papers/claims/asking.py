@@ -69,24 +69,27 @@ SCHEMA: Final[dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a model said: the claims that hold, and how many of those that it gave do not."""
+    """What a model said: the claims that hold, how many of those that it gave do not, and which model it was."""
 
     claims: tuple[Found, ...]
     dropped: int
+    model: str
 
 
 def ask_for_claims(pages: Sequence[Page], complete: Complete, caller: Caller) -> Asked:
     """The claims that a model finds, asked piece by piece; raises what `complete` raises."""
     kept: list[Found] = []
-    dropped = 0
+    dropped, model = 0, ""
     for piece in _pieces(pages):
-        for said in _said(complete(_prompt(piece), caller)):
+        completion = complete(_prompt(piece), caller)
+        model = f"{completion.finished.provider}/{completion.finished.model}"
+        for said in _said(completion):
             claim = _grounded(pages, said)
             if claim is None or len(kept) == _MOST:
                 dropped += 1
             else:
                 kept.append(claim)
-    return Asked(tuple(kept), dropped)
+    return Asked(tuple(kept), dropped, model)
 
 
 def _pieces(pages: Sequence[Page]) -> Iterator[str]:
