@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -88,17 +89,20 @@ class Shared(Generic[T]):
     def __init__(self, workers: Workers, look: Callable[[str], T]) -> None:
         self._workers = workers
         self._look = look
+        self._lock = threading.Lock()
         self._waiting: dict[str, asyncio.Future[T]] = {}
 
     async def __call__(self, name: str) -> T:
         """What `look` says of the name; raises what it raises. For the event loop's thread alone."""
-        waiting = self._waiting.get(name)
-        if waiting is None:
-            waiting = self._waiting[name] = self._workers.run(self._begin, name)
+        with self._lock:
+            waiting = self._waiting.get(name)
+            if waiting is None:
+                waiting = self._waiting[name] = self._workers.run(self._begin, name)
         # Whoever goes away takes the answer from nobody else.
         return await asyncio.shield(waiting)
 
     def _begin(self, name: str) -> T:
         # From here on, whoever asks has to look anew.
-        self._waiting.pop(name, None)
+        with self._lock:
+            del self._waiting[name]
         return self._look(name)

@@ -48,6 +48,14 @@ async def share_and_look_anew(workers: Workers) -> None:
     assert early[0].cancelled()
 
 
+async def look_anew_each_time(workers: Workers) -> None:
+    looks: list[str] = []
+    shared = Shared(workers, looks.append)
+    for number in range(1, 101):
+        await shared("ada")
+        assert len(looks) == number
+
+
 async def share_a_failure(workers: Workers) -> None:
     def look(name: str) -> None:
         raise LookupError(name)
@@ -72,6 +80,10 @@ async def see_who_asked(workers: Workers) -> None:
 
 def test_who_asks_before_a_look_begins_shares_it_and_who_comes_later_looks_anew(workers: Workers) -> None:
     asyncio.run(share_and_look_anew(workers))
+
+
+def test_one_after_the_other_each_looks_anew(workers: Workers) -> None:
+    asyncio.run(look_anew_each_time(workers))
 
 
 def test_each_who_shares_a_look_is_told_why_it_failed(workers: Workers) -> None:
