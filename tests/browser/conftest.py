@@ -456,12 +456,12 @@ def _decide(
             )
         observe(asked, 20.0 + number)
     # Then it acts alone, often enough that what was not given can be estimated.
-    made = [decide(48 + number) for number in range(_ENOUGH)]
-    told = [NewOutcome(one.id, {"profit": 31.5}, one.occurred_at + timedelta(hours=2)) for one in made]
-    write(lambda connection: record_outcomes(connection, owner, told))
+    for number in range(_ENOUGH):
+        alone = decide(48 + number)
+        observe(alone, 31.5)
     return {
         "resolved": asked,
-        "alone": made[-1],
+        "alone": alone,
         "denied": decide(90, discount=0.28),
         "waiting": decide(91, discount=0.25, amount=3000, category="Furniture"),
         "large": decide(92, amount=12_000, segment="Corporate"),
