@@ -296,7 +296,7 @@ def _spend(settings: Settings, database: Database, add_usage: Callable[..., None
     tokens = (30_000, 1)
     with Ledger(database.urls, settings) as ledger:
         for period, limit in zip(("day", "month"), tokens, strict=True):
-            wanted = NewBudget("studio", period, limit_tokens=limit)
+            wanted = NewBudget("agent", period, "echo", limit_tokens=limit)
             change = database.read(lambda c, wanted=wanted: budgets.set_budget(c, local_principal(), wanted))
             ledger.commit(change).result(20)
     with database.transaction() as connection:
@@ -370,6 +370,7 @@ def _converse(client: httpx.Client) -> str:
     """Have an agent answer and remember something; returns the call's job."""
     asked = client.post("/api/v1/agents/nova", json={"input": "Which index does a filter need?"})
     given = {"tier": "semantic", "text": "Filters are written by hand."}
+    assert asked.status_code == 200, asked.text
     assert client.post("/api/v1/agents/nova/memory", json=given).status_code == 201
     return str(asked.json()["job_id"])
 
