@@ -7,15 +7,28 @@ from typing import Any
 
 import dagster as dg
 
-from assets import agents, agents_checks, governance, governance_checks, knowledge, knowledge_checks, maps, maps_checks
+from assets import (
+    agents,
+    agents_checks,
+    costs,
+    costs_checks,
+    governance,
+    governance_checks,
+    knowledge,
+    knowledge_checks,
+    maps,
+    maps_checks,
+    telemetry,
+)
 from assets.job_runs import claiming_in_process
-from assets.jobs import KIND_JOBS, governance_days, knowledge_refresh
+from assets.jobs import KIND_JOBS, governance_days, knowledge_refresh, usage_days, usage_weeks
 from resources.browser import BrowserResource
 from resources.progress import ProgressLog
 from resources.store import StoreResource
 from schedules.agents import distil_memory
 from schedules.governance import aggregate_day, distil_day
 from schedules.knowledge import reread_sources
+from schedules.telemetry import usage_day, usage_week
 from sensors.approvals import approvals
 from sensors.automation import automation
 from sensors.decisions import decisions
@@ -27,21 +40,23 @@ from sensors.learning import learning
 from sensors.maps import map_sources
 from sensors.notify import notify
 from sensors.receipts import receipts
+from sensors.telemetry import alerts
 
 
 def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
     """The asset graph with its checks, jobs, sensors and schedules; tests and the command line swap resources."""
     resources: dict[str, Any] = {"store": StoreResource(), "progress": ProgressLog(), "browser": BrowserResource()}
     return dg.Definitions(
-        assets=dg.load_assets_from_modules([agents, knowledge, governance, maps]),
+        assets=dg.load_assets_from_modules([agents, costs, knowledge, governance, maps, telemetry]),
         asset_checks=dg.load_asset_checks_from_modules(
-            [agents_checks, knowledge_checks, governance_checks, maps_checks]
+            [agents_checks, costs_checks, knowledge_checks, governance_checks, maps_checks]
         ),
-        jobs=[knowledge_refresh, governance_days, *KIND_JOBS],
+        jobs=[knowledge_refresh, governance_days, usage_days, usage_weeks, *KIND_JOBS],
         sensors=[
             inbox,
             map_sources,
             late_days,
+            alerts,
             approvals,
             decisions,
             receipts,
@@ -55,7 +70,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             jobs_failed,
             jobs_cancelled,
         ],
-        schedules=[reread_sources, aggregate_day, distil_day, distil_memory],
+        schedules=[reread_sources, aggregate_day, distil_day, distil_memory, usage_day, usage_week],
         resources={**resources, **(resource_overrides or {})},
         executor=claiming_in_process,
     )

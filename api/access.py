@@ -37,7 +37,7 @@ from stemma.errors import Forbidden, InvalidInput, StemmaError, Unauthenticated
 from stemma.store.logs import unlogged
 from stemma.store.settings import Settings
 
-PUBLIC: Final = frozenset({"/healthz", "/readyz", "/openapi.json", "/sign-in"})
+PUBLIC: Final = frozenset({"/healthz", "/readyz", "/openapi.json", "/sign-in", "/api/v1/metrics.json"})
 SIGNED: Final = "/api/v1/webhooks/"
 """What begins like this asks for no key: its routes verify the signature of a webhook source."""
 

@@ -24,6 +24,8 @@ from api.routers import (
     agents,
     approvals,
     audit,
+    budgets,
+    costs,
     decisions,
     documents,
     events,
@@ -50,6 +52,7 @@ from api.routers import (
     sources,
     subjects,
     telemetry,
+    usage,
     vault,
     webhooks,
 )
@@ -77,6 +80,8 @@ from stemma.telemetry import collectors
 from stemma.telemetry.appends import AppendObserver
 from stemma.telemetry.checks import check_all
 from stemma.telemetry.metrics import Metrics
+from stemma.telemetry.providers import check_providers
+from stemma.telemetry.public import PublicView
 from stemma.telemetry.recorder import Recorder
 from stemma.telemetry.reporting import open_reporter
 from stemma.telemetry.tracing import open_tracing
@@ -118,6 +123,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.state.in_flight = InFlight()
     app.state.rates = Rates()
     app.state.metrics = Metrics()
+    app.state.public_view = PublicView()
     app.state.tracing = None
     app.state.reporter = None
     problems.install(app)
@@ -163,6 +169,10 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(sessions.pages)
     app.include_router(subjects.router)
     app.include_router(telemetry.router)
+    app.include_router(telemetry.public)
+    app.include_router(usage.router)
+    app.include_router(costs.router)
+    app.include_router(budgets.router)
     app.include_router(notifications.router)
     app.include_router(vault.router)
     app.include_router(webhooks.router)
@@ -257,6 +267,6 @@ def _look(metrics: Metrics, settings: Settings, database: Database, ledger: Ledg
         database,
         ledger,
         instance=socket.gethostname(),
-        checks=lambda: check_all(settings, database, ledger.status()),
+        checks=lambda: check_all(settings, database, ledger.status()) | check_providers(settings, database),
         load=lambda: metrics.load(without=(*health.PROBES, telemetry.METRICS_PATH)),
     )

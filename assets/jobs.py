@@ -8,7 +8,7 @@ import time
 
 import dagster as dg
 
-from assets import agents, governance, knowledge, maps
+from assets import agents, costs, governance, knowledge, maps, telemetry
 from stemma.jobs import kinds, running
 
 knowledge_refresh = dg.define_asset_job(
@@ -21,6 +21,19 @@ governance_days = dg.define_asset_job(
     "governance_days",
     selection=dg.AssetSelection.groups("governance"),
     description="All that is remembered of some days",
+)
+
+usage_days = dg.define_asset_job(
+    "usage_days",
+    selection=dg.AssetSelection.assets(
+        costs.costs_daily, telemetry.telemetry_latency, telemetry.telemetry_error_budget, telemetry.telemetry_health
+    ),
+    description="What calls to models cost and how they and the services did, on some days",
+)
+usage_weeks = dg.define_asset_job(
+    "usage_weeks",
+    selection=dg.AssetSelection.assets(costs.costs_weekly),
+    description="What calls to models cost in some weeks",
 )
 
 

@@ -34,11 +34,15 @@ PRODUCT_TAG: Final = "stemma/product"
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """What one partition became: its data version, the artifacts that it consists of, and metadata."""
+    """What one partition became: its data version, the artifacts that it consists of, and metadata.
+
+    `made_from` names the partitions of what it is made from, by default those that are called as it is.
+    """
 
     data_version: str
     artifacts: tuple[outputs.Artifact, ...]
     metadata: Mapping[str, Any]
+    made_from: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +141,7 @@ def _each(
         written = outputs.Outputs({artifact.name: artifact for artifact in partition.artifacts}, told.read)
         of_partition = facts(
             written,
-            [*narrow[key], *wide],
+            [*(known for name in partition.made_from or (key,) for known in narrow[name]), *wide],
             partition=key,
             seconds=seconds * share,
             cpu_seconds=cpu_seconds * share,

@@ -23,6 +23,7 @@ BENCHMARKS = (
     "run_launch",
     "map_tiles",
     "map_months",
+    "costs",
 )
 
 

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final
@@ -21,6 +21,7 @@ from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PART
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import definitions
+from assets.costs import USAGE_DAYS, USAGE_WEEKS
 from assets.failures import domain_error
 from assets.governance import DAYS
 from assets.knowledge import KNOWLEDGE_SOURCES
@@ -31,17 +32,21 @@ from resources.materializations import issue_receipts
 from resources.progress import ProgressLog, now_and_then
 from stemma.access.principal import local_principal
 from stemma.errors import CheckFailed, InvalidInput, NotFound, StemmaError
-from stemma.governance.memory.inputs import Span, whole_span
+from stemma.governance.memory.inputs import whole_span
 from stemma.knowledge import sources
 from stemma.ledger.receipts import require_none_refused
 from stemma.maps.catalog import list_layers
 from stemma.progress import Progress as Step
 from stemma.progress import ReportProgress
 from stemma.runs.model import ACTOR_TAG
-from stemma.store.database import Database
+from stemma.store.database import Connection, Database
 from stemma.store.settings import Settings
+from stemma.telemetry.costs import whole_span as usage_span
 
 _TO: Final = "..."
+_TIMES: Final = {DAYS: "days", USAGE_DAYS: "days", USAGE_WEEKS: "weeks, by their Mondays,"}
+
+_FirstAndLast = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +175,12 @@ def plan(
     instance: dg.DagsterInstance,
     selection: str,
     partition: str | None,
-    days: Span | None = None,
+    happened: Mapping[dg.PartitionsDefinition, _FirstAndLast | None],
 ) -> list[PlannedRun]:
     """The runs that materialize a selection: those with equal partitions share a run for each.
 
-    Days are materialized in one run, by default those on which anything happened (`days`). With a partition, what is
-    made of partitions of another kind is left out. Raises InvalidInput, NotFound.
+    Days and weeks are materialized in one run, by default from the first to the last on which anything `happened`.
+    With a partition, what is made of partitions of another kind is left out. Raises InvalidInput, NotFound.
     """
     asset_graph = graph.resolve_asset_graph()
     runs: list[PlannedRun] = []
@@ -184,10 +189,10 @@ def plan(
         partitions = asset_graph.get(batch[0]).partitions_def
         if partitions is None:
             runs.append(PlannedRun(tuple(batch), None))
-        elif partitions == DAYS:
-            first, last = _first_and_last_day()
-            known.append(f"days from {first} to {last}, several as {first}{_TO}{last}")
-            if (span := _days(partition, days)) is not None:
+        elif isinstance(partitions, dg.TimeWindowPartitionsDefinition):
+            first, last = _first_and_last(partitions)
+            known.append(f"{_TIMES[partitions]} from {first} to {last}, several as {first}{_TO}{last}")
+            if (span := _stretch(partitions, partition, happened[partitions])) is not None:
                 runs.append(PlannedRun(tuple(batch), *span))
         else:
             names = sorted(partitions.get_partition_keys(dynamic_partitions_store=instance))
@@ -217,20 +222,30 @@ def _batches(asset_graph: Any, keys: Sequence[dg.AssetKey]) -> list[list[dg.Asse
     return batches
 
 
-def _days(wanted: str | None, happened: Span | None) -> tuple[str, str] | None:
-    """The first and the last day of what is wanted, by default of those on which anything happened; None for none."""
-    first, last = _first_and_last_day()
+def _happened(connection: Connection) -> dict[dg.PartitionsDefinition, _FirstAndLast | None]:
+    """The first and the last day, or week, on which anything happened."""
+    days, usage = whole_span(connection), usage_span(connection)
+    spans = {DAYS: days, USAGE_DAYS: usage, USAGE_WEEKS: usage and usage.weeks}
+    return {partitions: span and (str(span.first), str(span.last)) for partitions, span in spans.items()}
+
+
+def _stretch(
+    partitions: dg.TimeWindowPartitionsDefinition, wanted: str | None, happened: _FirstAndLast | None
+) -> _FirstAndLast | None:
+    """The first and the last of what is wanted, by default of those on which anything happened; None for none."""
+    first, last = _first_and_last(partitions)
     if wanted is None:
-        if happened is None or str(happened.last) < first or str(happened.first) > last:
+        if happened is None or happened[1] < first or happened[0] > last:
             return None
-        return max(first, str(happened.first)), min(last, str(happened.last))
+        return max(first, happened[0]), min(last, happened[1])
     begin, _, end = wanted.partition(_TO)
     end = end or begin
-    return (begin, end) if _is_day(begin) and _is_day(end) and first <= begin <= end <= last else None
+    right = all(_is_day(key) and partitions.has_partition_key(key) for key in (begin, end))
+    return (begin, end) if right and begin <= end else None
 
 
-def _first_and_last_day() -> tuple[str, str]:
-    first, last = DAYS.get_first_partition_key(), DAYS.get_last_partition_key()
+def _first_and_last(partitions: dg.TimeWindowPartitionsDefinition) -> _FirstAndLast:
+    first, last = partitions.get_first_partition_key(), partitions.get_last_partition_key()
     assert first is not None and last is not None
     return first, last
 
@@ -267,7 +282,7 @@ def materialize(settings: Settings, database: Database, selection: str, partitio
         prepare_partitions(instance, database)
         graph = definitions.build_defs({"progress": DisplayedProgress(bars)})
         try:
-            runs = plan(graph, instance, selection, partition, database.read(whole_span))
+            runs = plan(graph, instance, selection, partition, database.read(_happened))
             built, checks = _execute_all(graph, instance, runs, bars)
         except StemmaError:
             # The error counts; receipts that cannot be written now are written by whatever runs next.

@@ -22,6 +22,7 @@ from cli import (
     agents,
     approvals,
     browser,
+    costs,
     database,
     decisions,
     events,
@@ -63,6 +64,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+costs.add_commands(app)
 graph.add_commands(app)
 knowledge.add_commands(app)
 serve.add_commands(app)
@@ -75,6 +77,8 @@ sessions.add_commands(app)
 app.add_typer(agents.app, name="agent")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(browser.app, name="browser")
+app.add_typer(costs.budgets_app, name="budgets")
+app.add_typer(costs.app, name="costs")
 app.add_typer(decisions.app, name="decisions")
 app.add_typer(events.app, name="events")
 app.add_typer(files.app, name="files")

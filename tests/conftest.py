@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -99,6 +99,30 @@ _TEMPLATE = f"stemma_test_template_{os.getpid()}"
 _MEMORY = Path("/dev/shm")
 _NEEDED = 2 << 30
 _numbers = itertools.count(1)
+_USAGE = """
+    INSERT INTO provider_usage (ts, request_id, actor, agent, route, op, provider, model, status, error_code, tokens_in,
+        tokens_cached, tokens_out, counted, cost_est, latency_ms, ttft_ms, meta)
+    SELECT (%(first)s::date + day)::timestamp AT TIME ZONE 'UTC' + (call * 86399.0 / %(calls)s) * interval '1 second',
+        format('r-%%s-%%s', day, call), 'key:test', (ARRAY['nova', 'lyra', NULL])[1 + call %% 3],
+        (ARRAY['/api/v1/llm/run', '/api/v1/agents/{name}'])[1 + call %% 2], 'run',
+        (ARRAY['openai', 'local'])[1 + call / 2 %% 2], (ARRAY['gpt-4.1-mini', 'gpt-4o-mini', 'llama'])[1 + call %% 3],
+        CASE call %% 20 WHEN 7 THEN 'error' WHEN 13 THEN 'cancelled' ELSE 'ok' END,
+        CASE call %% 20 WHEN 7 THEN 'provider_timeout' END, 10 + call %% 900, call %% 10, call %% 300,
+        CASE call %% 5 WHEN 0 THEN 'estimated' ELSE 'provider' END,
+        CASE call / 2 %% 2 WHEN 0 THEN 0.0000123456 * (1 + call %% 71) END, 5 + (call * 7919) %% 2000, call %% 400, '{}'
+    FROM generate_series(0, %(days)s - 1) AS day, generate_series(0, %(calls)s - 1) AS call
+"""
+_FOUNDER_USAGE = """
+    INSERT INTO founder_usage SELECT %(first)s::date + day, 2, 1, 100, 50, 0.0000000007
+    FROM generate_series(0, %(days)s - 1) AS day
+"""
+_SPENDING = """
+    INSERT INTO spending SELECT 'studio', '', day, sum(calls), sum(unpriced), sum(tokens), sum(cost) FROM (
+        SELECT (ts AT TIME ZONE 'UTC')::date AS day, 1 AS calls, (cost_est IS NULL)::int AS unpriced,
+            tokens_in + tokens_out AS tokens, coalesce(cost_est, 0) AS cost FROM provider_usage
+        UNION ALL SELECT day, calls, unpriced, tokens_in + tokens_out, cost_est FROM founder_usage
+    ) AS used WHERE day BETWEEN %(first)s AND %(first)s::date + %(days)s - 1 GROUP BY day
+"""
 
 
 def _with_database(url: str, name: str) -> str:
@@ -302,6 +326,21 @@ def issue_key() -> Callable[..., IssuedKey]:
             return ledger.commit(change).result(20)
 
     return issue
+
+
+@pytest.fixture(scope="session")
+def add_usage() -> Callable[..., None]:
+    """Let models have been called on the days of a database, so many times each, in ways that differ; the founder
+    called twice a day.
+    """
+
+    def add(database: Database, first: date, days: int, calls: int) -> None:
+        with database.transaction() as connection:
+            connection.execute(_USAGE, {"first": first, "days": days, "calls": calls})
+            connection.execute(_FOUNDER_USAGE, {"first": first, "days": days})
+            connection.execute(_SPENDING, {"first": first, "days": days})
+
+    return add
 
 
 @pytest.fixture

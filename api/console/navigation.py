@@ -42,6 +42,7 @@ GROUPS: Final[dict[str, tuple[Family, ...]]] = {
     "Work": (
         Family("Jobs", "/jobs", "jobs", "jobs:read"),
         Family("Runs", "/runs", "runs", "jobs:read"),
+        Family("Costs", "/costs", "costs", "llm:read", "ff_cost_telemetry"),
     ),
     "Govern": (
         Family("Decisions", "/decisions", "decisions", "decide:read"),

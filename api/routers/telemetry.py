@@ -1,11 +1,11 @@
-"""Metrics for Prometheus, and the minutes of the studio's health."""
+"""Metrics for Prometheus and for anybody, and the minutes of the studio's health."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,9 +17,12 @@ from api.routers import API
 from stemma.store.cursors import Page
 from stemma.telemetry.health import ServiceHealth, list_health
 from stemma.telemetry.metrics import CONTENT_TYPE
+from stemma.telemetry.public import PublicMetrics, PublicView
 
 METRICS_PATH = "/metrics"
+PUBLIC_PATH = f"{API}/metrics.json"
 
+public = APIRouter(tags=["telemetry"], route_class=limited("telemetry"))
 router = APIRouter(tags=["telemetry"], route_class=limited("telemetry"), dependencies=[allow("telemetry:read")])
 
 
@@ -44,6 +47,32 @@ class HealthsBody(BaseModel):
 
     data: list[HealthBody]
     next_cursor: str | None
+
+
+class PublicBody(BaseModel):
+    """How the studio stands, as far as it is anybody's business."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    as_of: datetime
+    status: str = Field(description="`ok` or `degraded`", examples=["ok"])
+    services: dict[str, str] = Field(
+        description="`ok`, `degraded`, `failed` or `not_running`, by service; `models` for all providers",
+        examples=[{"api": "ok", "database": "ok", "models": "ok"}],
+    )
+    calls: int | None = Field(description="Calls to models within 24 hours; null where they were few", examples=[1204])
+    error_rate: float | None = Field(description="The share of them that failed", examples=[0.002])
+    latency_p50: float | None = Field(description="Milliseconds within which half of them were answered")
+    latency_p95: float | None
+    latency_p99: float | None
+    error_budget_left: float | None = Field(description="Of 28 days; below zero: overspent", examples=[0.83])
+
+
+@public.get(PUBLIC_PATH, response_model=PublicBody, responses=problems(429, 503), summary="How the studio stands")
+def public_metrics(request: Request, database: DatabaseDep) -> PublicMetrics:
+    """For anybody, without a key: no names, hosts, words or amounts of money. Looked up every ten seconds at most."""
+    view: PublicView = request.app.state.public_view
+    return view.now(database)
 
 
 @router.get(

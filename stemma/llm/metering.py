@@ -122,7 +122,7 @@ class Meter:
         wanted = Wanted(uuid4(), scopes, provider, cost, most.tokens_in + most.tokens_out, prompt.timeout + _GRACE)
         reservation = Reservation(wanted.id, caller, provider, model, held=True)
         try:
-            await self._apart(lambda connection: holding.hold(connection, wanted))
+            await self._apart(lambda deadline: self._transact(lambda c: holding.hold(c, wanted), deadline))
         except asyncio.CancelledError:
             # It may be held all the same.
             self.release(reservation)
@@ -162,21 +162,27 @@ class Meter:
             self._holders.submit(self._transact, lambda c: holding.give_back(c, reservation.id), deadline)
 
     async def _is_budgeted(self, scopes: tuple[Scope, ...]) -> bool:
-        if time.monotonic() - self._looked_at > _LOOKED:
+        if not self._is_fresh():
             await self._apart(self._look)
         return not self._budgeted.isdisjoint(scopes)
 
-    def _look(self, connection: Connection) -> None:
-        started = time.monotonic()
-        # Those that waited behind a look share it.
-        if started - self._looked_at > _LOOKED:
-            self._budgeted, self._looked_at = holding.budgeted(connection), started
+    def _is_fresh(self) -> bool:
+        return time.monotonic() - self._looked_at < _LOOKED
 
-    async def _apart(self, work: Callable[[Connection], None]) -> None:
-        """Do it in a transaction of the holders' thread."""
+    def _look(self, deadline: float) -> None:
+        # Those that waited behind a look share it.
+        if not self._is_fresh():
+            self._transact(self._read_budgets, deadline)
+
+    def _read_budgets(self, connection: Connection) -> None:
+        started = time.monotonic()
+        self._budgeted, self._looked_at = holding.budgeted(connection), started
+
+    async def _apart(self, work: Callable[[float], None]) -> None:
+        """Do it in the holders' thread, by a deadline."""
         deadline = time.monotonic() + _PATIENCE
         try:
-            await asyncio.get_running_loop().run_in_executor(self._holders, self._transact, work, deadline)
+            await asyncio.get_running_loop().run_in_executor(self._holders, work, deadline)
         except RuntimeError as error:
             raise Unavailable("meter_closed", "Calls to models are not metered any more.") from error
 

@@ -53,10 +53,14 @@ from stemma.ledger.change import Change
 from stemma.ledger.journal import run_failed
 from stemma.ledger.receipts import Input, sync
 from stemma.ledger.service import Ledger
+from stemma.llm import budgets
+from stemma.llm.budgets import NewBudget
 from stemma.maps.catalog import BuiltArchive
 from stemma.store.database import Database, DatabaseUrls
 from stemma.store.outputs import Artifact
 from stemma.store.settings import REPOSITORY, Settings
+from stemma.telemetry import costs, error_budget, latency
+from stemma.telemetry import days as usage_days
 
 _NEWEST = "finance.discounts@1.1.0"
 _ENOUGH = 30
@@ -127,6 +131,7 @@ PAGES = (
     Page("run-failed", lambda stock: f"/runs/{stock.runs.failed}", "has no words"),
     Page("run-deleted", lambda stock: f"/runs/{stock.run_id}", "Only its receipts are left"),
     Page("run-log", lambda stock: f"/runs/{stock.runs.second}/log?level=INFO", "a word is long"),
+    Page("costs", lambda stock: "/costs", "Error budget left"),
     Page("decisions", lambda stock: "/decisions?limit=12", "The discount is a usual one."),
     Page("decisions-nothing", lambda stock: "/decisions?node=hr&state=lapsed", "No decision matches"),
     Page("review", lambda stock: "/decisions/review", "Orders of more than 10,000"),
@@ -134,6 +139,7 @@ PAGES = (
     Page("decision-waiting", lambda stock: f"/decisions/{stock.governed['waiting'].id}", "if nobody decides by then"),
     Page("decision-resolved", lambda stock: f"/decisions/{stock.governed['resolved'].id}", "As agreed with the"),
     Page("decision-resolve", lambda stock: _resolve(stock), "It takes effect at once"),
+    Page("decision-words", lambda stock: f"/decisions/{stock.governed['alone'].id}/explanation", "In plain words"),
     Page("events", lambda stock: "/events?type=DiscountRequested&limit=12", "CG-12520"),
     Page("event", lambda stock: f"/events/{stock.governed['denied'].event_id}", "higher than any that is given"),
     Page("policies", lambda stock: "/policies", "never given"),
@@ -230,6 +236,7 @@ def console(
     execute_runs: Callable[..., Any],
     serve_dagster: Callable[..., AbstractContextManager[None]],
     build_layers: Callable[[Settings, Database], dict[str, BuiltArchive]],
+    add_usage: Callable[..., None],
 ) -> Iterator[Console]:
     """A stocked studio, served once for all pages."""
     urls = new_database()
@@ -238,6 +245,7 @@ def console(
         api_requests_per_minute=1_000_000,
         api_requests_in_flight=1_000,
         api_failures_per_minute=1_000,
+        ff_cost_telemetry=True,
         ff_map_pipeline=True,
         llm_providers="offline",
     )
@@ -251,6 +259,7 @@ def console(
         instance = studio.enter_context(open_instance(settings, urls))
         studio.enter_context(serve_dagster(instance, settings))
         runs = execute_runs(instance, database, settings)
+        _spend(settings, database, add_usage)
         stock = _stock(settings, database, issued, new_materialization, runs)
         with serve(create_app(settings, database=database), key=issued.key) as client:
             stock = replace(stock, call=_converse(client))
@@ -259,6 +268,27 @@ def console(
                 session = ledger.commit(begun).result(20)
             yield Console(str(client.base_url).rstrip("/"), stock, client, settings, database, issued, session, layers)
     drop_database(urls)
+
+
+def _spend(settings: Settings, database: Database, add_usage: Callable[..., None]) -> None:
+    """Three weeks of calls to models, a budget that is nearly used up and one that is used up."""
+    today = datetime.now(UTC).date()
+    add_usage(database, today - timedelta(days=21), 22, 60)
+    days = usage_days.Span(today - timedelta(days=21), today - timedelta(days=1))
+    for module in (costs, latency, error_budget):
+        module.sync_days(database, days)
+    costs.sync_weeks(database, days)
+    tokens = (30_000, 1)
+    with Ledger(database.urls, settings) as ledger:
+        for period, limit in zip(("day", "month"), tokens, strict=True):
+            wanted = NewBudget("studio", period, limit_tokens=limit)
+            change = database.read(lambda c, wanted=wanted: budgets.set_budget(c, local_principal(), wanted))
+            ledger.commit(change).result(20)
+    with database.transaction() as connection:
+        connection.execute(
+            "INSERT INTO service_health (instance, name, status, ts)"
+            " VALUES ('studio-1', 'provider/openai', 'ok', now())"
+        )
 
 
 def _stock(

@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from api.console.pages import (
     agents,
     approvals,
+    costs,
     decisions,
     events,
     godmode,
@@ -33,6 +34,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     agents.router,
     jobs.router,
     runs.router,
+    costs.router,
     decisions.router,
     events.router,
     policy_editor.router,

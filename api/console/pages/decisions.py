@@ -14,11 +14,12 @@ from api.console.forms import redirect
 from api.console.rendering import render
 from api.deps import DatabaseDep, LedgerDep, PageDep
 from api.limits import limited
+from api.routers.llm import RouterDep, caller_of
 from stemma.access.principal import Principal
 from stemma.approvals.model import Verdict
 from stemma.approvals.requests import MAX_REASON
 from stemma.errors import Conflict, InvalidInput, StemmaError
-from stemma.governance import nodes
+from stemma.governance import explaining, nodes
 from stemma.governance.decisions import catalog, replaying, review
 from stemma.governance.decisions.model import Decision, State
 from stemma.governance.learning.drawing import Draw
@@ -30,6 +31,7 @@ from stemma.store.database import Connection, Database
 router = APIRouter(prefix="/decisions", route_class=limited("console"), include_in_schema=False)
 
 _NODES: Final = 100
+_EXPLANATION: Final = "/decisions/{id}/explanation"
 
 ReaderDep = Annotated[Principal, allow("decide:read")]
 ReviewerDep = Annotated[Principal, allow("decide:review")]
@@ -135,6 +137,17 @@ def _made_again(connection: Connection, decision: Decision) -> bool | StemmaErro
         return replaying.again(connection, decision.id).sha256 == decision.verdict_sha256
     except StemmaError as error:
         return error
+
+
+@router.get("/{id}/explanation")
+async def explain(
+    request: Request, principal: ReaderDep, database: DatabaseDep, models: RouterDep, decision_id: IdPath
+) -> Response:
+    """The decision in plain words, beside what was recorded; nothing is changed by it."""
+    decision = await run_in_threadpool(database.read, lambda c: catalog.get_decision(c, decision_id))
+    caller = caller_of(request, principal, _EXPLANATION, "explain")
+    told = await explaining.explain(models, decision, caller, ask_models=principal.may("llm:run"))
+    return await run_in_threadpool(render, request, "pages/decision_explanation.html", decision=decision, told=told)
 
 
 @router.get("/{id}/resolve")
