@@ -100,6 +100,11 @@ def ask(client: httpx.Client, number: int) -> None:
             headers["Idempotency-Key"] = mark
         case 47:
             agent = mark
+        case 38 | 39:
+            body = {"input": mark, "stream": number == 38}
+            answer = client.post("/api/v1/llm/run", json=body, headers=headers)
+            assert answer.status_code == 200 and mark in answer.text, answer.text
+            return
         case 48:
             client.get(f"/unforeseen/{mark}", headers=headers)
             return
