@@ -18,6 +18,11 @@ from assets import (
     knowledge_checks,
     maps,
     maps_checks,
+    paper_reports,
+    paper_reports_checks,
+    paper_runs,
+    papers,
+    papers_checks,
     telemetry,
 )
 from assets.job_runs import claiming_in_process
@@ -39,6 +44,7 @@ from sensors.knowledge import inbox
 from sensors.learning import learning
 from sensors.maps import map_sources
 from sensors.notify import notify
+from sensors.paper_runs import paper_runs_lost
 from sensors.receipts import receipts
 from sensors.telemetry import alerts
 
@@ -47,9 +53,19 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
     """The asset graph with its checks, jobs, sensors and schedules; tests and the command line swap resources."""
     resources: dict[str, Any] = {"store": StoreResource(), "progress": ProgressLog(), "browser": BrowserResource()}
     return dg.Definitions(
-        assets=dg.load_assets_from_modules([agents, costs, knowledge, governance, maps, telemetry]),
+        assets=dg.load_assets_from_modules(
+            [agents, costs, knowledge, governance, maps, papers, paper_runs, paper_reports, telemetry]
+        ),
         asset_checks=dg.load_asset_checks_from_modules(
-            [agents_checks, costs_checks, knowledge_checks, governance_checks, maps_checks]
+            [
+                agents_checks,
+                costs_checks,
+                knowledge_checks,
+                governance_checks,
+                maps_checks,
+                papers_checks,
+                paper_reports_checks,
+            ]
         ),
         jobs=[knowledge_refresh, governance_days, usage_days, usage_weeks, *KIND_JOBS],
         sensors=[
@@ -63,6 +79,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             failed_runs,
             learning,
             notify,
+            paper_runs_lost,
             automation,
             jobs_waiting,
             jobs_lost,

@@ -27,7 +27,6 @@ from api.limits import InFlight, Rates, TooManyRequests
 from api.middleware import is_founders
 from api.problems import error_response
 from api.sessions import require_own_page, session_cookie, to_sign_in, wants_page
-from stemma.access.authentication import authenticate
 from stemma.access.permissions import PERMISSIONS, Role, permissions_of
 from stemma.access.principal import Principal
 from stemma.access.scheduler import SCHEDULER_HEADER, authenticate_scheduler
@@ -113,7 +112,7 @@ async def _authenticated(scope: Scope) -> _Caller:
     if len(given) > 1 or scheme.lower() != "bearer":
         what = "There has to be one Authorization header, and its scheme has to be Bearer."
         raise Unauthenticated("authorization_invalid", what, hint="Send `Authorization: Bearer stm_…`.")
-    return _Caller(await run_in_threadpool(authenticate, state.database, state.settings, key.strip(" ")))
+    return _Caller(await state.known(key.strip(" ")))
 
 
 def _refusal(scope: Scope, error: StemmaError) -> Response:
@@ -186,6 +185,12 @@ class Rule:
     counted: str | None = None
 
     async def __call__(self, request: HTTPConnection) -> AsyncIterator[Principal]:
+        with self.held(request) as principal:
+            yield principal
+
+    @contextlib.contextmanager
+    def held(self, request: HTTPConnection) -> Iterator[Principal]:
+        """The same for who does without the dependency: the principal, and a place for the block."""
         settings: Settings = request.app.state.settings
         rates: Rates = request.app.state.rates
         in_flight: InFlight = request.app.state.in_flight

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import AsyncIterator
+from functools import partial
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -18,6 +19,7 @@ from api.bodies import JsonGuard
 from api.launches import Launches
 from api.limits import InFlight, Rates
 from api.middleware import BodyLimit, LoopbackOnly, RequestLog, SecurityHeaders, TextGuard, is_loopback
+from api.quick import Shared, Workers
 from api.routers import (
     API,
     agent_memory,
@@ -44,6 +46,9 @@ from api.routers import (
     nodes,
     notifications,
     outcomes,
+    paper_reports,
+    paper_runs,
+    papers,
     policies,
     receipts,
     runs,
@@ -59,6 +64,7 @@ from api.routers import (
 from api.sessions import UPLOAD
 from api.streams import Streams
 from api.telemetry import Telemetry
+from stemma.access.authentication import authenticate
 from stemma.agents.logs import AgentLogs
 from stemma.agents.memory.keeper import Keeper
 from stemma.agents.relay import Outside, Relay
@@ -74,6 +80,7 @@ from stemma.ledger.service import Ledger
 from stemma.llm.metering import Meter
 from stemma.llm.router import Router
 from stemma.llm.switches import SwitchBoard
+from stemma.papers.runs import model as run_events
 from stemma.store.database import Database
 from stemma.store.settings import Settings, load_settings
 from stemma.telemetry import collectors
@@ -130,6 +137,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     idempotency.install(app)
     openapi.install(app)
     # Routes are tried one after the other: first those that are asked most.
+    app.include_router(decisions.asking)
     app.include_router(decisions.router)
     app.include_router(decisions.aliases)
     app.include_router(search.router)
@@ -157,6 +165,10 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     app.include_router(events.aliases)
     app.include_router(outcomes.router)
     app.include_router(outcomes.aliases)
+    app.include_router(paper_reports.router)
+    app.include_router(papers.router)
+    app.include_router(paper_runs.router)
+    app.include_router(paper_runs.streams)
     app.include_router(policies.router)
     app.include_router(nodes.router)
     app.include_router(flags.router)
@@ -182,6 +194,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     larger = {
         f"{API}{documents.UPLOAD_PATH}": settings.max_document_bytes + _MULTIPART_OVERHEAD,
         UPLOAD: settings.max_document_bytes + _MULTIPART_OVERHEAD,
+        f"{API}{papers.PATH}": settings.max_document_bytes + _MULTIPART_OVERHEAD,
         f"{API}{approvals.PATH}": approvals.MAX_BODY_BYTES,
         f"{API}{events.PATH}": events.MAX_BODY_BYTES,
         events.PATH: events.MAX_BODY_BYTES,
@@ -220,6 +233,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.database = database
         app.state.searcher = searcher
         app.state.decider = Decider(database, settings)
+        app.state.workers = workers = Workers(database.glances)
+        opened.callback(workers.close)
+        app.state.known = Shared(workers, partial(authenticate, database, settings))
         _open_telemetry(app, settings, opened)
         observer = AppendObserver(app.state.metrics, app.state.tracing)
         ledger = app.state.ledger = opened.enter_context(Ledger(database.urls, settings, observer=observer))
@@ -230,7 +246,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with (
             Router(settings, searcher, meter, switches) as app.state.router,
             Launches(settings) as app.state.launches,
-            Streams(database.urls.app, feed.CHANNEL, model.CHANNEL) as app.state.streams,
+            Streams(database.urls.app, feed.CHANNEL, model.CHANNEL, run_events.CHANNEL) as app.state.streams,
             _relay(app, settings, database) as app.state.relay,
             dagster_proxy.opened(settings) as app.state.webservers,
         ):

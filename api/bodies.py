@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterable
 from email.message import Message as MimeMessage
+from functools import lru_cache
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
@@ -75,6 +76,7 @@ class JsonGuard:
         await self.app(scope, receive_again, send)
 
 
+@lru_cache(64)
 def _is_json(content_type: str | None) -> bool:
     """Whether FastAPI will read a body of this type as JSON; it asks in the same way."""
     if not content_type:

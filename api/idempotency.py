@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import hmac
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Annotated, Any, Final, TypeVar
 
@@ -33,6 +34,7 @@ from stemma.store.database import Database
 T = TypeVar("T")
 
 HEADER: Final = "Idempotency-Key"
+KEY_FORM: Final = re.compile("[ -~]{1,255}")
 REPLAYED: Final = "Idempotency-Replayed"
 
 
@@ -123,7 +125,7 @@ KeyHeader = Annotated[
     str | None,
     Header(
         alias=HEADER,
-        pattern="^[ -~]{1,255}$",
+        pattern=f"^{KEY_FORM.pattern}$",
         description="Chosen by the client, one per operation: for 24 hours, a repeat with the same key has no "
         "second effect and is answered with the first answer",
         examples=["8e03978e-40d5-43dd-bc93-6894a57f9324"],
@@ -145,6 +147,13 @@ async def once(request: Request, database: DatabaseDep, key: KeyHeader = None) -
 
 async def once_at_commit(request: Request, database: DatabaseDep, key: KeyHeader = None) -> AsyncIterator[Once]:
     """The same for a route that is asked very often and has no effect before its commit: a repeat is found there."""
+    async with found_at_commit(request, database, key) as commits:
+        yield commits
+
+
+@contextlib.asynccontextmanager
+async def found_at_commit(request: Request, database: Database, key: str | None) -> AsyncIterator[Once]:
+    """What `once_at_commit` gives, for who holds the parts of a request already."""
     if key is None:
         yield Once(None)
         return
@@ -208,8 +217,8 @@ async def keyed_by(request: Request, key: str) -> KeyedRequest:
     route = request.scope["route"]
     asked = [
         request.method,
-        request.url.path,
-        request.url.query,
+        request.scope["path"],
+        request.scope["query_string"].decode("latin-1"),
         request.headers.getlist("if-match"),
         await _content(request, route.body_field),
     ]

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
 
 from stemma.errors import Unavailable
 
@@ -62,6 +60,8 @@ IN_FLIGHT: Final = {
     "webhooks": 16,
 }
 
+_MINUTE: Final = 60.0
+
 
 class TooManyRequests(Unavailable):
     """More than is served at once, or in a minute; `retry_after` is in seconds."""
@@ -101,18 +101,40 @@ class InFlight:
 
 
 class Rates:
-    """What came within the last minute, by who sent it to what; each process counts for itself."""
+    """What came within the last minute, by who sent it to what; each process counts for itself. Thread-safe."""
 
     def __init__(self) -> None:
-        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+        self._lock = threading.Lock()
+        self._taken: dict[tuple[str, ...], deque[float]] = {}
+        self._swept = time.monotonic()
 
     def take(self, per_minute: int, what: str, *whom: str) -> None:
         """Count one; raises TooManyRequests, and counts none, where there were `per_minute` within the last minute."""
-        limit = RateLimitItemPerMinute(per_minute)
-        if not self._limiter.hit(limit, what, *whom):
-            free_at = self._limiter.get_window_stats(limit, what, *whom).reset_time
-            seconds = max(1, math.ceil(free_at - time.time()))
-            raise TooManyRequests("rate_exceeded", f"More than {per_minute} {what} in a minute.", retry_after=seconds)
+        with self._lock:
+            now = time.monotonic()
+            self._sweep(now)
+            taken = self._taken.setdefault((what, *whom), deque())
+            _forget(taken, now)
+            if len(taken) < per_minute:
+                taken.append(now)
+                return
+            seconds = max(1, math.ceil(taken[-per_minute] + _MINUTE - now))
+        raise TooManyRequests("rate_exceeded", f"More than {per_minute} {what} in a minute.", retry_after=seconds)
+
+    def _sweep(self, now: float) -> None:
+        """Once a minute, forget those of whom nothing was heard for that long."""
+        if now - self._swept < _MINUTE:
+            return
+        self._swept = now
+        for whom, taken in list(self._taken.items()):
+            _forget(taken, now)
+            if not taken:
+                del self._taken[whom]
+
+
+def _forget(taken: deque[float], now: float) -> None:
+    while taken and taken[0] <= now - _MINUTE:
+        taken.popleft()
 
 
 def limited(capability: str) -> type[APIRoute]:

@@ -23,6 +23,7 @@ from dagster._core.executor.init import InitExecutorContext
 from assets.failures import INTERRUPTED
 from assets.knowledge import KNOWLEDGE_SOURCES
 from assets.maps import MAP_LAYERS
+from assets.papers import PAPERS
 from stemma.errors import Unavailable
 from stemma.jobs import kinds
 from stemma.jobs.lifecycle import Failure
@@ -32,7 +33,7 @@ from stemma.store.database import Database
 from stemma.store.settings import load_settings
 from stemma.telemetry.tracing import fail, traced
 
-_PARTITIONS = {"source": KNOWLEDGE_SOURCES, "layer": MAP_LAYERS}
+_PARTITIONS = {"source": KNOWLEDGE_SOURCES, "layer": MAP_LAYERS, "paper": PAPERS}
 
 
 class ClaimingExecutor(Executor):
@@ -117,7 +118,7 @@ claiming_in_process = dg.ExecutorDefinition(
 
 
 def _know_partition(instance: dg.DagsterInstance, job: RunningJob) -> None:
-    """A source or layer is a partition once it is read for the first time, which may be by this job."""
+    """A source, layer or paper is a partition once it is read for the first time, which may be by this job."""
     partition = kinds.find(job.job.kind).partition
     if partition is not None:
         instance.add_dynamic_partitions(str(_PARTITIONS[partition].name), [str(job.job.input[partition])])

@@ -8,7 +8,7 @@ import time
 
 import dagster as dg
 
-from assets import agents, costs, governance, knowledge, maps, telemetry
+from assets import agents, costs, governance, knowledge, maps, paper_reports, paper_runs, papers, telemetry
 from stemma.jobs import kinds, running
 
 knowledge_refresh = dg.define_asset_job(
@@ -61,6 +61,12 @@ _MADE = {
     "search-index": [knowledge.search_index],
     "map:build": [maps.features, maps.tiles],
     "agents:distil": [agents.semantic_memory],
+    "paper:pages": [papers.pages],
+    "paper:extract": [papers.claims],
+    "paper:plan": [papers.plan],
+    "paper:report": [paper_reports.gap_report, paper_reports.papers_leaderboard],
+    "paper:materialize": [papers.pages, papers.claims, papers.plan],
+    "paper:run": [paper_runs.run],
     "governance:aggregate": [governance.entity_features, governance.decision_embeddings],
     "governance:distil": [
         governance.knowledge_snapshots,
@@ -69,11 +75,15 @@ _MADE = {
     ],
 }
 
+# Of these, no more run at once than the instance says.
+_TAGS = {"paper:run": {"stemma/workload": "notebook"}}
+
 _BY_KIND = {
     name: dg.define_asset_job(
         kinds.find(name).dagster_job,
         selection=dg.AssetSelection.assets(*made),
         description=kinds.find(name).description,
+        tags=_TAGS.get(name),
     )
     for name, made in _MADE.items()
 }

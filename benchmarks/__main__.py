@@ -24,6 +24,7 @@ BENCHMARKS = (
     "map_tiles",
     "map_months",
     "costs",
+    "paper_claims",
 )
 
 

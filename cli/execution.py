@@ -26,6 +26,7 @@ from assets.failures import domain_error
 from assets.governance import DAYS
 from assets.knowledge import KNOWLEDGE_SOURCES
 from assets.maps import MAP_LAYERS
+from assets.papers import PAPERS
 from cli.output import err, say
 from resources.instance import open_instance, process_tag
 from resources.materializations import issue_receipts
@@ -36,6 +37,7 @@ from stemma.governance.memory.inputs import whole_span
 from stemma.knowledge import sources
 from stemma.ledger.receipts import require_none_refused
 from stemma.maps.catalog import list_layers
+from stemma.papers.catalog import paper_ids
 from stemma.progress import Progress as Step
 from stemma.progress import ReportProgress
 from stemma.runs.model import ACTOR_TAG
@@ -129,6 +131,7 @@ def prepare_partitions(instance: dg.DagsterInstance, database: Database) -> None
         named = {
             str(KNOWLEDGE_SOURCES.name): [source.name for source in sources.list_sources(connection)],
             str(MAP_LAYERS.name): [layer.id for layer in list_layers(connection)],
+            str(PAPERS.name): [str(paper) for paper in paper_ids(connection)],
         }
     for partitions, names in named.items():
         known = set(instance.get_dynamic_partitions(partitions))

@@ -41,11 +41,12 @@ def materialize(
 
 
 def demo(as_json: Json = False) -> None:
-    """Materialize the whole graph on the samples, decide a year of sample events, run every check, and show what came
-    of it and where to look.
+    """Materialize the whole graph on the samples, take papers to their verdicts, decide a year of sample events, run
+    every check, and show what came of it and where to look.
     """
     from cli.demo import run_demo
     from cli.governance import print_governed
+    from cli.paper_reports import print_leaderboard
     from stemma.store.settings import begin, load_settings
 
     begin(load_settings())
@@ -59,6 +60,7 @@ def demo(as_json: Json = False) -> None:
     if report.governed.made is not None:
         print_outcome(report.governed.made)
     print_governed(report.governed)
+    print_leaderboard(report.papers)
     print_table(
         "Questions asked of the index",
         ("question", "hit", "first hit from"),

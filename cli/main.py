@@ -41,6 +41,8 @@ from cli import (
     nodes,
     notify,
     outcomes,
+    paper_reports,
+    papers,
     personal,
     policy,
     receipt,
@@ -91,6 +93,8 @@ app.add_typer(maps.app, name="maps")
 app.add_typer(agent_memory.app, name="memory")
 app.add_typer(nodes.app, name="nodes")
 app.add_typer(outcomes.app, name="outcomes")
+paper_reports.add_commands(papers.app)
+app.add_typer(papers.app, name="papers")
 app.add_typer(policy.app, name="policy")
 app.add_typer(learning.promotions, name="promotions")
 app.add_typer(receipt.app, name="receipt")

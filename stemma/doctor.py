@@ -21,6 +21,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from stemma import browser, processes
 from stemma.errors import StemmaError, Unavailable
+from stemma.papers.sandbox import levels
 from stemma.store import migrations
 from stemma.store.backup import STAGING
 from stemma.store.database import Connection, DatabaseUrls, connect, resolve_urls
@@ -62,6 +63,7 @@ def examine(settings: Settings) -> list[Finding]:
         ("ports", _ports),
         ("embedding model", _model),
         ("browser", _browser),
+        ("sandbox", _sandbox),
     ]
     found: list[Finding] = []
     for name, check in checks:
@@ -168,6 +170,14 @@ def _browser(settings: Settings) -> Iterator[Finding]:
     except Unavailable as error:
         # Nothing but pictures, PDFs and the tests of pages needs it.
         yield Finding(error.field or "browser", "warn", error.message, error.hint or "")
+
+
+def _sandbox(settings: Settings) -> Iterator[Finding]:
+    try:
+        yield Finding("sandbox", "ok", f"Notebooks run at the level {levels.in_force(settings)}.")
+    except Unavailable as error:
+        # Nothing but the runs of papers needs it.
+        yield Finding("sandbox", "warn", error.message, error.hint or "")
 
 
 # The databases

@@ -43,6 +43,7 @@ GROUPS: Final[dict[str, tuple[Family, ...]]] = {
         Family("Jobs", "/jobs", "jobs", "jobs:read"),
         Family("Runs", "/runs", "runs", "jobs:read"),
         Family("Costs", "/costs", "costs", "llm:read", "ff_cost_telemetry"),
+        Family("Papers", "/papers", "papers", "papers:read"),
     ),
     "Govern": (
         Family("Decisions", "/decisions", "decisions", "decide:read"),

@@ -11,12 +11,13 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 from starlette.concurrency import run_in_threadpool
 
-from api.access import allow
+from api.access import Rule, allow
 from api.bodies import RequestBody
 from api.deps import DatabaseDep, LedgerDep, PageDep
-from api.idempotency import OnceAtCommitDep, OnceDep
+from api.idempotency import Once, OnceAtCommitDep, OnceDep, found_at_commit
 from api.limits import limited
 from api.openapi import problems
+from api.quick import body_of, key_of, quick
 from api.routers import API
 from api.routers.llm import RouterDep, caller_of
 from api.routers.search import CitationBody
@@ -31,22 +32,33 @@ from stemma.governance.events.model import NewEvent
 from stemma.governance.policy import Level, Ruling
 from stemma.store.cursors import Page
 
-router = APIRouter(prefix=f"{API}/decisions", tags=["decisions"], route_class=limited("decisions"))
-aliases = APIRouter(prefix="/decisions", tags=["decisions"], route_class=limited("decisions"), include_in_schema=False)
+_ASK: Final = Rule("decide:write")
+_TRIES: Final = 3
+_LONGEST_NAME: Final = 63
 
-_TRIES = 3
 _EXPLANATION: Final = f"{API}/decisions/{{id}}/explanation"
 
+
+async def _answer(request: Request) -> Response | None:
+    """What `decide` does, for a request that is in order."""
+    node = request.path_params["node"]
+    keyed, key = key_of(request)
+    asked = await body_of(request, AskedBody)
+    if asked is None or not keyed or len(node) > _LONGEST_NAME:
+        return None
+    state = request.app.state
+    with _ASK.held(request) as principal:
+        async with found_at_commit(request, state.database, key) as once:
+            return await _decided(state, principal, once, node, asked)
+
+
+router = APIRouter(prefix=f"{API}/decisions", tags=["decisions"], route_class=limited("decisions"))
+asking = APIRouter(prefix=f"{API}/decisions", tags=["decisions"], route_class=quick("decisions", _answer))
+aliases = APIRouter(
+    prefix="/decisions", tags=["decisions"], route_class=quick("decisions", _answer), include_in_schema=False
+)
+
 IdPath = Annotated[UUID, Path(alias="id", examples=["8e03978e-40d5-43dd-bc93-6894a57f9324"])]
-
-
-def get_decider(request: Request) -> Decider:
-    """The process's decider."""
-    decider: Decider = request.app.state.decider
-    return decider
-
-
-DeciderDep = Annotated[Decider, Depends(get_decider)]
 
 
 class EventBody(RequestBody):
@@ -319,7 +331,7 @@ async def explain_decision(
 
 
 @aliases.post("/{node}", status_code=201, response_model=DecisionBody)
-@router.post(
+@asking.post(
     "/{node}",
     status_code=201,
     response_model=DecisionBody,
@@ -327,27 +339,31 @@ async def explain_decision(
     summary="Decide about an event",
 )
 async def decide(
-    principal: Annotated[Principal, allow("decide:write")],
+    principal: Annotated[Principal, Depends(_ASK)],
     once: OnceAtCommitDep,
-    decider: DeciderDep,
-    ledger: LedgerDep,
-    node: Annotated[str, Path(max_length=63, examples=["finance"])],
+    request: Request,
+    node: Annotated[str, Path(max_length=_LONGEST_NAME, examples=["finance"])],
     asked: AskedBody,
 ) -> Response:
     """Evaluates the node's policy, writes the verdict to the ledger, and answers with it.
 
     Where the state is `final`, the effect holds; where it is `waiting`, a person decides until `due_at`.
     """
+    return await _decided(request.app.state, principal, once, node, asked)
+
+
+async def _decided(state: Any, principal: Principal, once: Once, node: str, asked: AskedBody) -> Response:
+    decider: Decider = state.decider
     event = asked.event.event() if asked.event else asked.event_id
     assert event is not None
     for _ in range(_TRIES - 1):
-        change = await run_in_threadpool(decider.decide, principal, node, event)
+        change = await state.workers.run(decider.decide, principal, node, event)
         try:
-            return await once.commit(ledger, change, status=201, body=DecisionBody.model_validate)
+            return await once.commit(state.ledger, change, status=201, body=DecisionBody.model_validate)
         except NodeStopped:
             continue
-    change = await run_in_threadpool(decider.decide, principal, node, event)
-    return await once.commit(ledger, change, status=201, body=DecisionBody.model_validate)
+    change = await state.workers.run(decider.decide, principal, node, event)
+    return await once.commit(state.ledger, change, status=201, body=DecisionBody.model_validate)
 
 
 @router.post(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -55,14 +55,16 @@ class Proposal:
     lifetime: timedelta = DEFAULT_LIFETIME
 
 
-def request(connection: Connection, principal: Principal, proposal: Proposal) -> Change[Approval]:
-    """Ask for an approval of exactly these bytes.
+def request(
+    connection: Connection, principal: Principal, proposal: Proposal, *, now: datetime | None = None
+) -> Change[Approval]:
+    """Ask for an approval of exactly these bytes; `now` is the database's time, where the caller has just asked for it.
 
     Raises InvalidInput that names the field, TooLarge over `MAX_CONTENT_BYTES`. Whether the principal may do what it
     asks for is its caller's business.
     """
     _check(proposal)
-    now = database_time(connection)
+    now = now or database_time(connection)
     approval = Approval(
         id=uuid4(),
         kind=proposal.kind,

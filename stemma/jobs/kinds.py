@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final, Literal
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
@@ -54,6 +55,26 @@ class OfLayer(Input):
     layer: str = Field(min_length=1, max_length=64, description="The layer's id", examples=["columbus-crime"])
 
 
+class OfPaper(Input):
+    """A paper."""
+
+    paper: str = Field(
+        pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
+        description="The paper's id",
+        examples=["8e03978e-40d5-43dd-bc93-6894a57f9324"],
+    )
+
+
+class OfPaperRun(OfPaper):
+    """A run of a paper's plan that was asked for."""
+
+    run: str = Field(
+        pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
+        description="The run's id, of POST /api/v1/plans/{plan_id}/run, which submits this job",
+        examples=["5b0f8c1e-8d8c-4d1c-9a5b-0f2a6f2a7c11"],
+    )
+
+
 def _yesterday() -> str:
     return (datetime.now(UTC).date() - timedelta(days=1)).isoformat()
 
@@ -89,6 +110,12 @@ def _check_layer(connection: Connection, given: OfLayer) -> None:
     from stemma.maps.catalog import find_layer
 
     find_layer(connection, given.layer)
+
+
+def _check_paper(connection: Connection, given: OfPaper) -> None:
+    from stemma.papers.catalog import get_paper
+
+    get_paper(connection, UUID(given.paper))
 
 
 def _check_day(connection: Connection, given: OfDay) -> None:
@@ -223,6 +250,71 @@ _ALL: Final = (
         permission="decide:operate",
         max_attempts=3,
         check=_check_day,
+    ),
+    Kind(
+        "paper:pages",
+        "Reads the pages of one paper again",
+        input=OfPaper,
+        materializes=True,
+        partition="paper",
+        permission="papers:write",
+        max_attempts=3,
+        max_runtime=timedelta(minutes=15),
+        check=_check_paper,
+    ),
+    Kind(
+        "paper:extract",
+        "Finds what one paper claims",
+        input=OfPaper,
+        materializes=True,
+        partition="paper",
+        permission="papers:write",
+        max_attempts=3,
+        max_runtime=timedelta(minutes=15),
+        check=_check_paper,
+    ),
+    Kind(
+        "paper:plan",
+        "Plans how to reproduce what one paper claims",
+        input=OfPaper,
+        materializes=True,
+        partition="paper",
+        permission="papers:write",
+        max_attempts=3,
+        max_runtime=timedelta(minutes=15),
+        check=_check_paper,
+    ),
+    Kind(
+        "paper:report",
+        "Reports on one paper, once what would close a gap was run",
+        input=OfPaper,
+        materializes=True,
+        partition="paper",
+        permission="papers:write",
+        max_attempts=2,
+        max_runtime=timedelta(hours=3),
+        check=_check_paper,
+    ),
+    Kind(
+        "paper:materialize",
+        "Reads one paper, finds what it claims, and plans how to reproduce it",
+        input=OfPaper,
+        materializes=True,
+        partition="paper",
+        permission="papers:write",
+        max_attempts=3,
+        max_runtime=timedelta(minutes=15),
+        check=_check_paper,
+    ),
+    Kind(
+        "paper:run",
+        "Executes the notebook of a paper's plan in a sandbox",
+        input=OfPaperRun,
+        materializes=True,
+        partition="paper",
+        permission="papers:run",
+        max_runtime=timedelta(hours=6),
+        check=_check_paper,
     ),
 )
 

@@ -118,7 +118,9 @@ def _body(entry: NewEntry, at: datetime) -> bytes:
 def canonical(document: Any) -> bytes:
     """The RFC 8785 bytes of a JSON value; raises InvalidInput for what it cannot express."""
     try:
-        return _encoded(document).encode() if _is_plain(document) else rfc8785.dumps(document)
+        if _is_plain(document) or _is_plain(document := _with_integers(document)):
+            return _encoded(document).encode()
+        return rfc8785.dumps(document)
     except (rfc8785.CanonicalizationError, UnicodeEncodeError, RecursionError, AttributeError, TypeError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise InvalidInput(
@@ -151,6 +153,18 @@ def _is_plain(value: Any) -> bool:
                 return False
         return True
     return kind is float and 1e-4 <= abs(value) < 1e16 and not value.is_integer()
+
+
+def _with_integers(value: Any) -> Any:
+    """The same with integers for integral doubles, which RFC 8785 writes alike; what it refuses stays as it is."""
+    kind = type(value)
+    if kind is float:
+        return int(value) if value.is_integer() and abs(value) <= _MAX_INTEGER else value
+    if kind is dict:
+        return {key: _with_integers(member) for key, member in value.items()}
+    if kind is list or kind is tuple:
+        return [_with_integers(member) for member in value]
+    return value
 
 
 def recanonicalized(body: bytes) -> bytes | None:

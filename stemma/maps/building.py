@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stemma.maps.figures import ZoomFigures
 from stemma.maps.mvt import Value
 from stemma.maps.pmtiles import ArchiveWriter, Header
 from stemma.maps.point_tiles import PointLayer, PointTiles, Tile
@@ -45,17 +46,6 @@ class Provenance:
     licence: str = ""
     attribution: str = ""
     description: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ZoomFigures:
-    """How a zoom shows the points: `exact` ones as themselves, `counted` ones in cells; `largest` tile in bytes."""
-
-    zoom: int
-    tiles: int
-    exact: int
-    counted: int
-    largest: int
 
 
 @dataclass(frozen=True, slots=True)

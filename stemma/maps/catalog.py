@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 
 from stemma.access.principal import Principal
 from stemma.errors import NotFound
-from stemma.maps.building import ZoomFigures
+from stemma.maps.figures import ZoomFigures
 from stemma.maps.layers import Layer, parse_layer
 from stemma.maps.pmtiles import Bounds
 from stemma.maps.row_ledger import RowLedger

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pyarrow import compute, parquet
 
 from stemma.errors import InvalidInput
-from stemma.maps import grid, privacy
+from stemma.maps import denylist, grid, privacy
 from stemma.maps.grid import Floats
 from stemma.maps.layers import Layer
 from stemma.maps.points import BATCH_BITS, Column, Points
@@ -354,7 +354,7 @@ def _check_texts(layer: Layer, table: pa.Table) -> None:
     assert layer.gate is not None
     for name, column in layer.sources.items():
         if column not in layer.gate.allow:
-            privacy.check_texts(name, compute.unique(table[name]).to_pylist(), len(table))
+            denylist.check_texts(name, compute.unique(table[name]).to_pylist(), len(table))
 
 
 def _rejected(files: Sequence[Judged], reasons: NDArray[np.int8], details: NDArray[np.object_]) -> pa.Table:

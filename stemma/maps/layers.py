@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stemma.errors import InvalidInput
-from stemma.maps import privacy
+from stemma.maps import denylist
 from stemma.maps.grid import CIRCUMFERENCE, LEVELS, MAX_ZOOM
 from stemma.maps.point_tiles import TILE_BYTES, PointLayer
 from stemma.store.files import read_local
@@ -158,5 +158,5 @@ def parse_layer(described: object, name: str = "The layer") -> Layer:
         field = ".".join(map(str, first["loc"])) or None
         raise InvalidInput("layer_invalid", f"{name} is not a layer: {first['msg']}.", field=field) from error
     if layer.gate is not None:
-        privacy.check_columns(layer.sources, layer.gate.allow)
+        denylist.check_columns(layer.sources, layer.gate.allow)
     return layer

@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 
 from stemma.errors import CheckFailed, InvalidInput, Unavailable
 from stemma.maps import grid
-from stemma.maps.building import Built, Provenance, ZoomFigures, id_sum, metadata
+from stemma.maps.building import Built, Provenance, id_sum, metadata
 from stemma.maps.continuity import within_tile
 from stemma.maps.decoding import decode, parts
 from stemma.maps.features import GEOMETRY, ID
+from stemma.maps.figures import ZoomFigures
 from stemma.maps.layers import Layer
 from stemma.maps.pmtiles import Archive, ArchiveWriter, Bounds
 from stemma.store.files import storage_error

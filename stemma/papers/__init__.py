@@ -1,4 +1,5 @@
-"""From a paper to a verdict: its claims, a plan to reproduce them, a notebook, runs in a sandbox, and the report.
+"""Papers: what they claim, a plan to reproduce it, and what became of it.
 
-The tables are in the schema `p2n`.
+`model` is what the tables of the schema `p2n` hold, `plan` the document that a run follows. Nothing here believes a
+claim because it is printed, or a value because a model says that it is.
 """

@@ -10,13 +10,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
-
-from cel_expr_python import cel
+from typing import TYPE_CHECKING, Any, Final
 
 from stemma.errors import InvalidInput
-from stemma.rules.language import LISTS, MAX_COST, MAX_EXPRESSION, MAX_ITEMS, MAX_NUMBER, MAX_TEXT, Type
-from stemma.rules.syntax import cost, holds_nul
+from stemma.rules.language import LISTS, MAX_COST, MAX_EXPRESSION, MAX_ITEMS, MAX_NUMBER, MAX_TEXT, Type, holds_nul
+
+if TYPE_CHECKING:
+    from cel_expr_python import cel
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 # https://github.com/google/cel-spec/blob/master/doc/langdef.md#syntax
@@ -25,13 +25,6 @@ _WORDS: Final = (
     " false null bool bytes double duration dyn int list map null_type string timestamp type uint size has all exists"
     " exists_one map filter"
 )
-_CEL_TYPES: Final = {
-    Type.NUMBER: cel.Type.DOUBLE,
-    Type.BOOLEAN: cel.Type.BOOL,
-    Type.TEXT: cel.Type.STRING,
-    Type.NUMBERS: cel.Type.List(cel.Type.DOUBLE),
-    Type.TEXTS: cel.Type.List(cel.Type.STRING),
-}
 _PLACE: Final = re.compile(r"<input>:(-?\d+):(-?\d+): ([^\n]*)")
 _MIXED: Final = re.compile(r"\((double, int|int, double)\)")
 _STATUS: Final = re.compile(r"^[A-Z_]+: | \[[A-Z_]+\]$")
@@ -83,7 +76,18 @@ class Language:
                 hint = "Write lower-case letters, digits and `_`, and none of CEL's own words."
                 raise InvalidInput("variable_invalid", f"{name!r} cannot name a variable.", field=name, hint=hint)
         self.variables = dict(variables)
-        self._env = cel.NewEnv(variables={name: _CEL_TYPES[kind] for name, kind in variables.items()})
+        # Imported here: the module of a policy is imported by many that never ask a condition.
+        from cel_expr_python import cel
+
+        cel_types = {
+            Type.NUMBER: cel.Type.DOUBLE,
+            Type.BOOLEAN: cel.Type.BOOL,
+            Type.TEXT: cel.Type.STRING,
+            Type.NUMBERS: cel.Type.List(cel.Type.DOUBLE),
+            Type.TEXTS: cel.Type.List(cel.Type.STRING),
+        }
+        self._boolean = cel.Type.BOOL
+        self._env = cel.NewEnv(variables={name: cel_types[kind] for name, kind in variables.items()})
         self._compiled = lru_cache(maxsize=_KEPT_CONDITIONS)(self._compile)
 
     def compile(self, text: str) -> Condition:
@@ -108,11 +112,13 @@ class Language:
         )
 
     def _compile(self, text: str) -> Condition:
+        from stemma.rules.syntax import cost
+
         try:
             expression = self._env.compile(text)
         except Exception as error:
             raise _invalid(str(error)) from error
-        if expression.return_type() != cel.Type.BOOL:
+        if expression.return_type() != self._boolean:
             hint = "Compare it with something, as in `amount > 3.0`."
             raise InvalidInput("rule_not_boolean", "The condition is neither true nor false.", field="when", hint=hint)
         work = cost(expression.serialize(), self.variables)

@@ -11,6 +11,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
+from stemma.errors import InvalidInput
+
 MAX_EXPRESSION: Final = 1_000
 """Characters of a condition."""
 MAX_TEXT: Final = 1_000
@@ -73,3 +75,9 @@ OVERLOADS: Final[dict[str, int]] = {
 }
 """The overloads of CEL's functions that a condition may use, with their cost beside that of their arguments; `in` and
 `==` over a list cost as much for each item."""
+
+
+def holds_nul() -> InvalidInput:
+    """The error for a condition with U+0000 in it."""
+    hint = "Remove that character."
+    return InvalidInput("rule_holds_nul", "The condition holds the character U+0000.", field="when", hint=hint)

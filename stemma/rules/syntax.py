@@ -12,7 +12,7 @@ from typing import Any, Final
 from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, message, message_factory
 
 from stemma.errors import InvalidInput
-from stemma.rules.language import LISTS, MAX_ITEMS, MAX_TEXT, OVERLOADS, Type
+from stemma.rules.language import LISTS, MAX_ITEMS, MAX_TEXT, OVERLOADS, Type, holds_nul
 
 _LONG_TEXT: Final = 64
 
@@ -154,12 +154,6 @@ class _Bound:
         each = 1 + self.of(part.loop_condition) + self.of(part.loop_step)
         once = self.of(part.iter_range) + self.of(part.accu_init) + self.of(part.result)
         return once + self._items(part.iter_range) * each
-
-
-def holds_nul() -> InvalidInput:
-    """The error for a condition with U+0000 in it."""
-    hint = "Remove that character."
-    return InvalidInput("rule_holds_nul", "The condition holds the character U+0000.", field="when", hint=hint)
 
 
 def _readable(function: str, overloads: tuple[str, ...]) -> str:

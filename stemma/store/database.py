@@ -114,8 +114,6 @@ def _configure_glances(connection: Connection) -> None:
         connection.execute("SELECT '[1]'::vector")
         connection.execute(f"SET hnsw.ef_search = {HNSW_EF_GLANCE}")
         connection.execute("SET hnsw.iterative_scan = relaxed_order")
-        # A plan for any vector, limit and filter reads every row.
-        connection.execute("SET plan_cache_mode = force_custom_plan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +134,10 @@ def database_time(connection: Connection) -> datetime:
 
 
 class Database:
-    """The process's way to the stemma database. Thread-safe; `close()` or use it as a context manager."""
+    """The process's way to the stemma database. Thread-safe; `close()` or use it as a context manager.
+
+    `glances` is how many glances it takes at once.
+    """
 
     def __init__(self, urls: DatabaseUrls, *, pool_size: int = 8) -> None:
         self.urls = urls
@@ -152,11 +153,12 @@ class Database:
             open=False,
         )
         self._pool.open(wait=False)
+        self.glances = max(1, pool_size // 2)
         self._glances: ConnectionPool[Connection] = ConnectionPool(
             urls.app,
             kwargs={"application_name": "stemma", "autocommit": True},
             min_size=0,
-            max_size=max(1, pool_size // 2),
+            max_size=self.glances,
             max_idle=60.0,
             timeout=_RECOVERY_PATIENCE,
             configure=_configure_glances,

@@ -77,6 +77,12 @@ def record_file(key: str, sha256: str, size: int) -> None:
         record(Artifact(key, mimetypes.guess_type(key)[0] or "application/octet-stream", sha256, size))
 
 
+def hashed(name: str, data: bytes) -> Artifact:
+    """The artifact that a file of these bytes is."""
+    media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    return Artifact(name, media_type, hashlib.sha256(data).hexdigest(), len(data))
+
+
 class Listing:
     """A listing as it grows: hashed line by line, never held."""
 

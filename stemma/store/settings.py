@@ -127,6 +127,24 @@ class Settings(BaseSettings):
     fetch_max_bytes: int = Field(default=50_000_000, ge=1, description="Largest body the outgoing fetcher accepts")
     fetch_timeout: float = Field(default=30.0, gt=0, description="Seconds one outgoing fetch may take in all")
 
+    papers_memory_bytes: int = Field(
+        default=2_000_000_000, ge=256_000_000, description="Most memory that one execution of a notebook may use"
+    )
+    papers_tasks: int = Field(
+        default=128, ge=32, description="Most processes with their threads that one execution of a notebook may have"
+    )
+    papers_disk_bytes: int = Field(
+        default=500_000_000, ge=10_000_000, description="Most that one execution of a notebook may leave in its folder"
+    )
+    papers_scratch_bytes: int = Field(
+        default=256_000_000, ge=1_000_000, description="Most that a notebook's own /tmp and /dev/shm may hold each"
+    )
+    papers_unconfined: bool = Field(
+        default=False,
+        description="Run notebooks without a sandbox where the machine allows none; each run says that it did",
+    )
+    papers_max_pages: int = Field(default=300, ge=1, description="Papers of more pages are refused")
+
     stripe_key: SecretStr | None = Field(
         default=None, description="Restricted key of Stripe, to read what happened to invoices; unset: it is not read"
     )

@@ -106,6 +106,20 @@ def test_an_event_is_decided_shown_resolved_and_replayed(asked: httpx.Client) ->
     assert alias.status_code == 201 and alias.json()["event_id"] == said["event_id"]
 
 
+def test_both_ways_of_being_asked_say_the_same(asked: httpx.Client) -> None:
+    """A content type with a parameter goes the ordinary way, which knows keys that were used on the quick one."""
+    key = str(uuid4())
+    body = json.dumps({"event": {"type": "DiscountRequested", "entity": "bea", "data": ASKED}}).encode()
+    sent = [
+        asked.post(f"{DECISIONS}/finance", content=body, headers={"Content-Type": content_type, "Idempotency-Key": key})
+        for content_type in ("application/json", "application/json; charset=utf-8")
+    ]
+    assert [answer.status_code for answer in sent] == [201, 201] and sent[0].json() == sent[1].json()
+    assert sent[1].headers["Idempotency-Replayed"] == "true"
+    refused = asked.post(f"{DECISIONS}/finance", json={"event": {"type": "DiscountRequested"}})
+    assert refused.status_code == 422 and refused.json()["errors"][0]["field"] == "event.data"
+
+
 def test_the_next_decision_finds_the_last_one(asked: httpx.Client) -> None:
     first = decide(asked, category="Copiers", segment="Home Office", region="West").json()
     second = decide(asked, category="Copiers", segment="Home Office", region="West").json()

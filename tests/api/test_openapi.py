@@ -11,10 +11,13 @@ import pytest
 OTHER_TYPES = {
     "/api/v1/agents/{name}/memory/export": "application/x-ndjson",
     "/api/v1/agents/{name}/calls/{job_id}/events": "text/event-stream",
+    "/api/v1/agents/{name}/memory/export": "application/x-ndjson",
     "/api/v1/approvals/{id}/content": "*/*",
     "/api/v1/historian/stream": "text/event-stream",
     "/api/v1/jobs/{id}/events": "text/event-stream",
+    "/api/v1/papers/{paper_id}/pages/{number}/image": "image/png",
     "/api/v1/runs/{id}/log": "text/event-stream",
+    "/api/v1/runs/{run_id}/events": "text/event-stream",
     "/metrics": "text/plain",
     "/files/{path}": "*/*",
     "/api/v1/map/{layer}.pmtiles": "*/*",

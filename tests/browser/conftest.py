@@ -81,6 +81,7 @@ class Stock:
     runs: Any
     jobs: dict[str, Job]
     governed: dict[str, Decision]
+    papers: dict[str, Any]
     call: str = ""
 
 
@@ -154,6 +155,12 @@ PAGES = (
     Page("shadow", lambda stock: "/replay/shadow", "runs in the shadow"),
     Page("switches", lambda stock: "/switches", "Stop everything"),
     Page("switches-node", lambda stock: "/switches/finance", "Ask another version"),
+    Page("papers", lambda stock: "/papers", "Leaderboard"),
+    Page("paper", lambda stock: f"/papers/{stock.papers['wine'].paper.id}", "6 units of the last place off"),
+    Page("paper-claim-shown", lambda stock: _of_iris(stock, "?claim={}"), "Shown on the page"),
+    Page("paper-claim", lambda stock: _of_iris(stock, "/claims/{}"), "The page has to print these digits"),
+    Page("paper-story", lambda stock: f"/papers/{stock.papers['wine'].paper.id}/story", "They match!"),
+    Page("paper-run", lambda stock: f"/papers/runs/{stock.papers['wine'].run.id}", "run_complete"),
     Page("map", lambda stock: "/play/map", "Made up by a test", DRAWN, LARGEST_MAP),
     Page("map-filtered", lambda stock: "/play/map?about=crimes&only=Arson&from=2020-02", "Arson", DRAWN, LARGEST_MAP),
     Page("map-shapes", lambda stock: "/play/map?about=wards&on=wards&on=streets", "members only", DRAWN, LARGEST_MAP),
@@ -190,6 +197,11 @@ PAGES = (
 
 def _resolve(stock: Stock) -> str:
     return f"/decisions/{stock.governed['large'].id}/resolve?verdict=deny"
+
+
+def _of_iris(stock: Stock, address: str) -> str:
+    taken = stock.papers["iris"]
+    return f"/papers/{taken.paper.id}" + address.format(taken.plan.document["targets"][1]["claim"])
 
 
 def _step(stock: Stock, step: str) -> str:
@@ -237,6 +249,7 @@ def console(
     serve_dagster: Callable[..., AbstractContextManager[None]],
     build_layers: Callable[[Settings, Database], dict[str, BuiltArchive]],
     add_usage: Callable[..., None],
+    reproduce: Callable[..., Any],
 ) -> Iterator[Console]:
     """A stocked studio, served once for all pages."""
     urls = new_database()
@@ -260,7 +273,9 @@ def console(
         studio.enter_context(serve_dagster(instance, settings))
         runs = execute_runs(instance, database, settings)
         _spend(settings, database, add_usage)
-        stock = _stock(settings, database, issued, new_materialization, runs)
+        papers = {"wine": reproduce(settings, database, "s1_wine_loo")}
+        papers["iris"] = reproduce(settings, database, "s2_fisher_iris")
+        stock = _stock(settings, database, issued, new_materialization, runs, papers)
         with serve(create_app(settings, database=database), key=issued.key) as client:
             stock = replace(stock, call=_converse(client))
             with Ledger(urls, settings) as ledger:
@@ -292,7 +307,12 @@ def _spend(settings: Settings, database: Database, add_usage: Callable[..., None
 
 
 def _stock(
-    settings: Settings, database: Database, issued: IssuedKey, new_materialization: Callable[..., Any], runs: Any
+    settings: Settings,
+    database: Database,
+    issued: IssuedKey,
+    new_materialization: Callable[..., Any],
+    runs: Any,
+    papers: dict[str, Any],
 ) -> Stock:
     now = datetime.now(UTC)
     made, run_id = [], "5b2f9c1e-demo-run"
@@ -342,6 +362,7 @@ def _stock(
         runs,
         _work(settings, database, runs),
         govern(settings, database, recognise(database, settings, issued.key).principal),
+        papers,
     )
 
 

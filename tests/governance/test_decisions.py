@@ -37,6 +37,7 @@ changelog: First version.
 description: Somebody asks for an amount.
 schema: {type: object, required: [amount], properties: {amount: {type: number}, note: {type: string}}}
 """
+AMOUNT = "amount: {type: number}"
 POLICY = """\
 name: finance.asked
 version: 1.0.0
@@ -366,6 +367,15 @@ def test_a_recorded_event_is_decided_by_its_id(desk: Desk) -> None:
     assert second.event == first.event and second.id != first.id
     found = desk.database.read(lambda c: catalog.list_decisions(c, event_id=first.event_id, correlation_id="order-1"))
     assert [one.id for one in found.data] == [second.id, first.id]
+
+
+def test_a_later_version_of_an_event_s_type_holds_at_once(desk: Desk) -> None:
+    assert desk.ask(1).state is State.FINAL
+    narrow = "amount: {type: number, maximum: 2}"
+    desk.put(lambda c: types.publish(c, ADMIN, EVENT_TYPE.replace("1.0.0", "1.1.0").replace(AMOUNT, narrow)))
+    assert code(lambda: desk.ask(4)) == "event_data_invalid"
+    desk.put(lambda c: types.publish(c, ADMIN, EVENT_TYPE.replace("1.0.0", "1.2.0")))
+    assert desk.ask(4).level is Level.AL2
 
 
 def test_what_was_decided_cannot_be_changed(desk: Desk) -> None:

@@ -20,7 +20,7 @@ from stemma.agents.model import Call
 from stemma.agents.vault import confidences
 from stemma.approvals import catalog as approvals
 from stemma.approvals.model import State
-from stemma.errors import Forbidden, StemmaError
+from stemma.errors import Conflict, StemmaError
 from stemma.governance.decisions import flags
 from stemma.ledger.change import Change
 from stemma.llm import founder_totals, switches
@@ -92,7 +92,7 @@ async def ask(
     """Asks an agent without scripts: the answer is on this page, this once."""
     if not principal.founder:
         hint = "Sign in with a key of the role GODMODE."
-        raise Forbidden("role_forbidden", "Only a founder's calls are unlogged.", hint=hint)
+        raise Conflict("call_is_kept", "Only a founder's calls leave no trace.", hint=hint)
     call = Call(roster.load().find(agent), principal, request.state.request_id, "/godmode/ask", asked, memory=False)
     running = await relay.begin(call)
     given = {"asked": asked, "text": (await running.answer()).text}

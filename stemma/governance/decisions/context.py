@@ -25,6 +25,9 @@ _DIGITS: Final = 4
 
 _LOOK: Final = """
     SELECT
+        clock_timestamp() AS now,
+        (SELECT version FROM event_type_versions WHERE name = %(event_type)s AND stable
+            ORDER BY major DESC, position DESC LIMIT 1) AS event_type_version,
         (SELECT version FROM node_versions WHERE name = %(node)s AND stable
             ORDER BY major DESC, position DESC LIMIT 1) AS node_version,
         policy.version AS policy_version,
@@ -48,14 +51,7 @@ _LOOK: Final = """
         ORDER BY major DESC, position DESC LIMIT 1) AS newest) AS policy
 """
 _NEAREST: Final = """
-    (SELECT coalesce(jsonb_agg(jsonb_build_array(near.decision_id, near.distance, d.verdict, d.effect, o.success)
-                               ORDER BY near.distance, near.decision_id), '[]')
-        FROM (SELECT decision_id, embedding <=> %(vector)s::vector AS distance FROM decision_embeddings
-            WHERE node = %(node)s AND model_key = %(model_key)s
-                AND occurred_at > %(since)s AND occurred_at <= %(at)s
-            ORDER BY embedding <=> %(vector)s::vector LIMIT %(count)s) AS near
-        JOIN decisions AS d ON d.id = near.decision_id
-        LEFT JOIN outcomes AS o ON o.decision_id = near.decision_id AND o.observed_at <= %(at)s)
+    similar_cases(%(vector)s::vector, %(node)s, %(model_key)s, %(since)s, %(at)s, %(count)s)
 """
 _WITH_SIMILAR: Final[LiteralString] = _LOOK.replace("{features}", windows.ROWS).replace("{similar}", _NEAREST)
 _WITHOUT: Final[LiteralString] = _LOOK.replace("{features}", windows.ROWS).replace("{similar}", "'[]'::jsonb")
@@ -63,10 +59,12 @@ _WITHOUT: Final[LiteralString] = _LOOK.replace("{features}", windows.ROWS).repla
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What was found. `policy_version` is None where the reference resolves to nothing; `stats` are rows of counts by
-    variant, `similar` rows of decision, distance, verdict, effect and success.
+    """What was found, at `now` by the database's clock. `policy_version` is None where the reference resolves to
+    nothing; `stats` are rows of counts by variant, `similar` rows of decision, distance, verdict, effect and success.
     """
 
+    now: datetime
+    event_type_version: str | None
     node_version: str | None
     policy_version: str | None
     flags: Mapping[str, Any]
@@ -90,6 +88,7 @@ def look(
     node: Node,
     policy: Reference,
     *,
+    event_type: str,
     entity: str | None,
     occurred_at: datetime,
     vector: Vector | None,
@@ -101,6 +100,7 @@ def look(
         "version": str(policy.version) if policy.version else None,
         "major": policy.major,
         "minor": policy.minor,
+        "event_type": event_type,
         "entity": entity,
         "day": _day(occurred_at),
         "features_since": windows.since(node, _day(occurred_at)),

@@ -6,6 +6,7 @@ change, so that they are kept once loaded; which of them is in force is read eac
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from dataclasses import dataclass, replace
@@ -25,8 +26,9 @@ from stemma.governance.decisions.judging import Rested, judge, rested, takes_eff
 from stemma.governance.decisions.model import CHAIN, Decision, State
 from stemma.governance.decisions.similar import Vector, Vectors, text_of
 from stemma.governance.evaluation import Applicable, Verdict
-from stemma.governance.events import catalog, recording
+from stemma.governance.events import catalog, recording, types
 from stemma.governance.events.model import Event, NewEvent
+from stemma.governance.events.types import EventType
 from stemma.governance.learning import stats
 from stemma.governance.learning.drawing import Draw, draw, new_seed
 from stemma.governance.learning.stats import VariantStats
@@ -94,6 +96,7 @@ class Decider:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._vectors = Vectors(settings)
+        self._types: dict[str, EventType] = {}
         self._nodes: dict[str, Node] = {}
         self._policies: dict[str, Applicable] = {}
         self._in_force: dict[str, tuple[str, str | None]] = {}
@@ -119,10 +122,9 @@ class Decider:
         recorded: Change[tuple[Event, ...]] | None = None
         if isinstance(asked, UUID):
             event = catalog.get_event(connection, asked)
+            known = self._known(connection, node, event)
         else:
-            recorded = recording.record(connection, principal, [asked], look=False)
-            (event,) = recorded.result(())
-        known = self._known(connection, node, event)
+            recorded, event, known = self._recorded(connection, principal, node, asked)
         stopped = known.found.either(flags.STOPPED)
         rests_on = rested(event.seen(), context.assembled(known.found, stopped=stopped))
         drawn = _drawn(known)
@@ -130,6 +132,26 @@ class Decider:
         decision = _decision(principal, known, event, rests_on, verdict, drawn)
         change = _change(connection, principal, decision, rests_on, known, started)
         return change if recorded is None else _after(recorded, change)
+
+    def _recorded(
+        self, connection: Connection, principal: Principal, node: str, asked: NewEvent
+    ) -> tuple[Change[tuple[Event, ...]], Event, _Known]:
+        """Check the event by the version of its type that was in force last time, and anew where the look finds
+        another, or where that one refuses it.
+        """
+        kept = self._types.get(asked.type)
+        if kept is not None:
+            with contextlib.suppress(InvalidInput):
+                recorded = recording.record(connection, principal, [asked], look=False, types={asked.type: kept})
+                (event,) = recorded.result(())
+                known = self._known(connection, node, event)
+                if known.found.event_type_version == kept.version:
+                    return recorded, event, known
+        recorded = recording.record(connection, principal, [asked], look=False)
+        (event,) = recorded.result(())
+        known = self._known(connection, node, event)
+        _keep(self._types, asked.type, types.load(connection, event.type))
+        return recorded, event, known
 
     def _known(self, connection: Connection, name: str, event: Event) -> _Known:
         """Begin with the versions that were in force last time, and begin anew where the look finds others."""
@@ -143,7 +165,13 @@ class Decider:
             vector = self._vectors.of(connection, text_of(node, event.type, event.data))
             reference = parse_reference(override or node.policy)
             found = context.look(
-                connection, node, reference, entity=event.entity, occurred_at=event.occurred_at, vector=vector
+                connection,
+                node,
+                reference,
+                event_type=event.type,
+                entity=event.entity,
+                occurred_at=event.occurred_at,
+                vector=vector,
             )
             if (found.node_version, found.flags.get(flags.POLICY)) == (node.version, override):
                 if found.policy_version is None:
@@ -258,7 +286,8 @@ def _change(
 ) -> Change[Decision]:
     asked = None
     if decision.state is State.WAITING:
-        asked = requests.request(connection, principal, review.proposal(decision, known.policy.policy.escalation))
+        proposal = review.proposal(decision, known.policy.policy.escalation)
+        asked = requests.request(connection, principal, proposal, now=known.found.now)
         approval = asked.result(())
         decision = replace(decision, approval_id=approval.id, due_at=approval.expires_at)
     decision = replace(decision, latency_ms=round((time.perf_counter() - started) * 1000, 3))

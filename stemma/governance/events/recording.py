@@ -58,11 +58,17 @@ _INSERT: Final = """
 
 
 def record(
-    connection: Connection, principal: Principal, events: Sequence[NewEvent], *, look: bool = True
+    connection: Connection,
+    principal: Principal,
+    events: Sequence[NewEvent],
+    *,
+    look: bool = True,
+    types: Mapping[str, EventType] | None = None,
 ) -> Change[tuple[Event, ...]]:
     """Record 1 to `MAX_EVENTS` events, with one entry in the chain `events`; those that are there already, with the
     same content, stay as they are. The result has all of them, in the order in which they were given. Who knows that
-    none is there need not `look`; the commit refuses one that is.
+    none is there need not `look`; the commit refuses one that is. `types` are those that the caller takes to be in
+    force.
 
     Raises Forbidden; InvalidInput that names the place of the first that is wrong, such as `/events/3/data/amount`;
     TooLarge; Conflict where an id belongs to an event with other content.
@@ -73,7 +79,7 @@ def record(
         raise InvalidInput("events_invalid", what, field="events", hint="Send them in parts.")
     now = datetime.now(UTC)
     known = find_events(connection, {event.id for event in events}) if look else {}
-    types = _Types(connection)
+    known_types = _Types(connection, types or {})
     found: dict[UUID, Event] = dict(known)
     new: list[tuple[Event, bytes]] = []
     for place, given in enumerate(events):
@@ -83,7 +89,7 @@ def record(
         if there is not None:
             _require_same(there, said.sha256, field)
             continue
-        kind = types.named(given.type, field)
+        kind = known_types.named(given.type, field)
         kind.check(given.data, field=f"{field}/data")
         event = Event(
             id=given.id,
@@ -128,9 +134,9 @@ class _Said:
 class _Types:
     """The types of the events of one batch, each read once."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, known: Mapping[str, EventType]) -> None:
         self._connection = connection
-        self._known: dict[str, EventType] = {}
+        self._known = dict(known)
 
     def named(self, name: str, field: str) -> EventType:
         """The type of this name; raises InvalidInput."""

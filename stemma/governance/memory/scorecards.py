@@ -14,7 +14,7 @@ from typing import Any, Final
 import rfc8785
 from psycopg.types.json import Jsonb
 
-from stemma.governance.learning.promotion import assess
+from stemma.governance.learning.assessment import assess
 from stemma.governance.learning.stats import VariantStats
 from stemma.governance.memory.days import Made, Product, Report, bring_up
 from stemma.governance.memory.features import by_node

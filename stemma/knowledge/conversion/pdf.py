@@ -1,24 +1,19 @@
-"""PDF by pypdfium2, page by page, with headings from the outline located on their pages.
-
-PDFium is not thread-safe, so one lock guards every call into it.
-"""
+"""PDF by pypdfium2, page by page, with headings from the outline located on their pages."""
 
 from __future__ import annotations
 
 import re
-import threading
 from dataclasses import dataclass
 from typing import Any
 
 from stemma.knowledge.conversion.decoding import clean
+from stemma.knowledge.conversion.pdfium import opened
 from stemma.knowledge.conversion.titles import shortened
 from stemma.knowledge.conversion.unreadable import Unreadable
 from stemma.knowledge.models import Heading
 
 VERSION = "pdf-1"
 
-_PDFIUM = threading.Lock()
-_ERR_PASSWORD = 4
 _LINE_END_HYPHEN = re.compile("[\x02\ufffe](?:\r?\n)?(.?)")
 _JUNK_TITLE = re.compile(r"untitled|microsoft (word|powerpoint) - |.*\.(docx?|dvi|tex|indd|pptx?)$", re.IGNORECASE)
 _MAX_OUTLINE = 10_000
@@ -42,8 +37,7 @@ def read_pdf(
     Raises Unreadable: `pdf_encrypted`, `pdf_damaged`, `pdf_without_text` (scanned pages), `too_large` (text over
     `max_expanded_bytes`).
     """
-    with _PDFIUM:
-        pages, bookmarks, metadata_title = _extract(data, max_expanded_bytes)
+    pages, bookmarks, metadata_title = _extract(data, max_expanded_bytes)
     if not any(map(str.strip, pages)):
         raise Unreadable(
             "pdf_without_text",
@@ -60,19 +54,7 @@ def read_pdf(
 
 
 def _extract(data: bytes, limit: int) -> tuple[list[str], list[_Bookmark], str]:
-    import pypdfium2
-
-    try:
-        document = pypdfium2.PdfDocument(data)
-    except pypdfium2.PdfiumError as error:
-        if getattr(error, "err_code", None) == _ERR_PASSWORD:
-            raise Unreadable(
-                "pdf_encrypted",
-                "The PDF is protected by a password.",
-                hint="Save a copy without the password.",
-            ) from error
-        raise _damaged(error) from error
-    try:
+    with opened(data) as document:
         pages, size = [], 0
         for index in range(len(document)):
             pages.append(_page_text(document, index))
@@ -82,10 +64,6 @@ def _extract(data: bytes, limit: int) -> tuple[list[str], list[_Bookmark], str]:
         if not pages:
             raise Unreadable("pdf_damaged", "The PDF has no pages.")
         return pages, _outline(document), shortened(clean(document.get_metadata_dict().get("Title", "")))
-    except pypdfium2.PdfiumError as error:
-        raise _damaged(error) from error
-    finally:
-        document.close()
 
 
 def _page_text(document: Any, index: int) -> str:
@@ -150,7 +128,3 @@ def _first_line(pages: list[str]) -> str:
             if any(map(str.isalpha, line)):
                 return shortened(line)
     return ""
-
-
-def _damaged(error: Exception) -> Unreadable:
-    return Unreadable("pdf_damaged", f"The PDF cannot be read: {error}.", hint="Open it in a viewer and save it again.")

@@ -1,0 +1,53 @@
+"""Ends a run whose process was killed: `python -m stemma.papers.runs.lost RUN_ID`, started by what is left of it.
+
+Its artifacts are made of the events that were written until then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from typing import Final
+from uuid import UUID
+
+from stemma.errors import Conflict, StemmaError
+from stemma.ledger.writer import LedgerWriter
+from stemma.papers.runs import artifacts, lifecycle
+from stemma.papers.runs.catalog import get_run
+from stemma.papers.runs.model import Run
+from stemma.store.database import Database
+from stemma.store.files import FileStore
+from stemma.store.settings import Settings, load_settings
+
+_ATTEMPTS: Final = 50
+_PAUSE: Final = 0.1
+
+
+def close(settings: Settings, database: Database, run_id: UUID) -> Run | None:
+    """End a run that nobody holds any more; None where it is held after all, or has ended."""
+    files = FileStore.open_default(settings)
+    with database.snapshot() as connection:
+        run = get_run(connection, run_id)
+        if run.status.is_final or not run.started_at:
+            return None
+    with contextlib.suppress(Conflict), LedgerWriter(database.urls.app) as writer:
+        change = database.read(lambda connection: lifecycle.lose(connection, run_id))
+        with contextlib.suppress(StemmaError), database.snapshot() as connection:
+            artifacts.write_told(files, connection, run_id, (), lifecycle.last_stage(run, lifecycle.DEAD))
+        return change.result(writer.append(change.entries, change.companions).result())
+    return None
+
+
+def main() -> None:
+    """Close the run named on the command line, as soon as the database knows that its process is dead."""
+    settings = load_settings()
+    with Database.open(settings) as database:
+        for _ in range(_ATTEMPTS):
+            if close(settings, database, UUID(sys.argv[1])) is not None:
+                return
+            time.sleep(_PAUSE)
+
+
+if __name__ == "__main__":
+    main()
