@@ -9,7 +9,6 @@ import jsonschema
 import pytest
 
 OTHER_TYPES = {
-    "/api/v1/agents/{name}/memory/export": "application/x-ndjson",
     "/api/v1/agents/{name}/calls/{job_id}/events": "text/event-stream",
     "/api/v1/agents/{name}/memory/export": "application/x-ndjson",
     "/api/v1/approvals/{id}/content": "*/*",
