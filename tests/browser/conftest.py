@@ -174,7 +174,7 @@ PAGES = (
     Page("approval-approve", lambda stock: _step(stock, "approve"), "Approve this?"),
     Page("approval-deny", lambda stock: _step(stock, "deny"), "Deny this?"),
     Page("approval-withdraw", lambda stock: _step(stock, "withdraw"), "Withdraw this request?"),
-    Page("historian", lambda stock: "/historian", "run.failed"),
+    Page("historian", lambda stock: "/historian?limit=100", "run.failed"),
     Page("historian-filtered", lambda stock: "/historian?kind=run.&since=2026-01-01T00:00", "run/0d6c-failed"),
     Page("historian-nothing", lambda stock: "/historian?actor=nobody", "Nothing fits"),
     Page("receipts", lambda stock: "/receipts", "knowledge/embeddings"),
