@@ -76,12 +76,15 @@ def gap_report(context: dg.AssetExecutionContext, store: StoreResource) -> dg.Ma
 def papers_leaderboard(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult[None]:
     """Rank the papers."""
     standings = store.database.read(leaderboard.read_leaderboard)
-    written = FileStore.open_default(store.settings).write(leaderboard.FILE, leaderboard.leaderboard_bytes(standings))
+    files, ranked = FileStore.open_default(store.settings), leaderboard.leaderboard_bytes(standings)
+    changed = not files.exists(leaderboard.FILE) or files.read(leaderboard.FILE) != ranked
+    written = files.write(leaderboard.FILE, ranked)
     verdicts = Counter(one.verdict for one in standings)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(written.sha256[:32]),
         metadata={
             "summary": f"{verdicts[Verdict.REPRODUCED]} of {counted(len(standings), 'paper')} reproduced",
+            "changed": changed,
             "dagster/row_count": len(standings),
             "leaderboard": table(
                 ("place", "paper", "reproduced", "targets", "widest gap %"),

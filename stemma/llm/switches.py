@@ -7,6 +7,7 @@ ledger that names the switch and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
@@ -100,16 +101,14 @@ class SwitchBoard:
         self._url = url
         self._ending = threading.Event()
         self._known = Switches()
-        self._read_at = 0.0
+        self._read_at = float("-inf")
 
     def __enter__(self) -> Self:
-        """Reads them once; raises Unavailable where the database does not answer."""
-        connection = connect(self._url, autocommit=True)
-        try:
+        """Reads them once; where the database does not answer, nothing is known of them until it does."""
+        connection: Connection | None = None
+        with contextlib.suppress(Unavailable, psycopg.Error):
+            connection = connect(self._url, autocommit=True)
             self._look(connection)
-        except BaseException:
-            connection.close()
-            raise
         self._thread = threading.Thread(target=self._watch, args=(connection,), name="switches", daemon=True)
         self._thread.start()
         return self
@@ -130,8 +129,7 @@ class SwitchBoard:
         self._known = read(connection)
         self._read_at = began
 
-    def _watch(self, first: Connection) -> None:
-        connection: Connection | None = first
+    def _watch(self, connection: Connection | None) -> None:
         told = False
         while not self._ending.is_set():
             try:

@@ -98,7 +98,7 @@ def test_a_source_is_added_read_searched_and_removed(
 ) -> None:
     equip(settings)
     assert done("sources", "add", "notes", notes)["locations"] == [str(notes)]
-    outcome = done("materialize", "*", "-p", "notes")
+    outcome = done("materialize", "group:knowledge", "-p", "notes")
     assert [item["asset"] for item in outcome["built"]] == [
         f"knowledge/{name}" for name in ("documents", "chunks", "embeddings", "search_index")
     ]
