@@ -30,7 +30,7 @@ def test_top_level_names_resolve_inside_the_repository(name: str) -> None:
 
 def test_there_is_one_migration_head_and_it_is_applied(database: Database) -> None:
     script = ScriptDirectory(str(REPOSITORY / "migrations"))
-    assert len(script.get_heads()) == 1
+    assert script.get_heads() == [migrations.head()]
     assert migrations.current(database.urls.owner) == migrations.head()
 
 
