@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pydantic import Field
 
 from stemma.agents.tools.model import Arguments, Found, Tool, Use
-from stemma.knowledge.convert import convert
-from stemma.store.fetch import Fetched, fetch
+
+if TYPE_CHECKING:
+    from stemma.store.fetch import Fetched
 
 MAX_BYTES: Final = 2_000_000
 _DATA: Final = frozenset({"application/json", "application/xml", "text/csv", "text/xml"})
@@ -21,6 +22,9 @@ class Address(Arguments):
 
 
 def _fetch(use: Use, wanted: Address) -> Found:
+    from stemma.knowledge.convert import convert
+    from stemma.store.fetch import fetch
+
     settings = use.studio.settings
     bounded = settings.model_copy(update={"fetch_max_bytes": min(MAX_BYTES, settings.fetch_max_bytes)})
     fetched = fetch(wanted.url, bounded, allow=use.studio.reachable, hosts=use.grant.hosts)

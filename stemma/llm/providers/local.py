@@ -45,20 +45,9 @@ class Local:
         self._looked_at = 0.0
         self._looking: asyncio.Task[Standing] | None = None
         self._lacks: set[tuple[Feature, str]] = set()
+        self._opened: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        import aiohttp
-
-        key = self._settings.local_model_key
-        headers = {"Content-Type": "application/json"}
-        if key is not None:
-            headers["Authorization"] = f"Bearer {key.get_secret_value()}"
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._settings.llm_connect_timeout),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers=headers,
-        )
         return self
 
     async def __aexit__(
@@ -66,7 +55,26 @@ class Local:
     ) -> None:
         if self._looking is not None:
             self._looking.cancel()
-        await self._session.close()
+        if self._opened is not None:
+            await self._opened.close()
+
+    @property
+    def _session(self) -> aiohttp.ClientSession:
+        """Opened when something is asked of the server for the first time: many a process never does."""
+        if self._opened is None:
+            import aiohttp
+
+            key = self._settings.local_model_key
+            headers = {"Content-Type": "application/json"}
+            if key is not None:
+                headers["Authorization"] = f"Bearer {key.get_secret_value()}"
+            self._opened = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._settings.llm_connect_timeout),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers=headers,
+            )
+        return self._opened
 
     @property
     def model(self) -> str:
