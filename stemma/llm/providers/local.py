@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
+from urllib.parse import urlsplit
 
 from stemma.llm.failures import FeatureMissing, away, garbage
 from stemma.llm.providers.base import Ended, Feature, Request, Standing
@@ -108,6 +109,7 @@ class Local:
     async def _look(self) -> Standing:
         try:
             async with asyncio.timeout(_LOOK_SECONDS):
+                await self._require_listener()
                 models = await self._models()
             self._standing = Standing("ready", "It answers.", models, datetime.now(UTC))
         except (OSError, ValueError, TypeError, KeyError, self._client_error()):
@@ -117,6 +119,14 @@ class Local:
             self._looked_at = time.monotonic()
             self._looking = None
         return self._standing
+
+    async def _require_listener(self) -> None:
+        """Raises OSError where nobody listens, for which no client has to be imported."""
+        if self._opened is None:
+            parts = urlsplit(self._url)
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            _, writer = await asyncio.open_connection(parts.hostname, port)
+            writer.close()
 
     async def _models(self) -> tuple[str, ...]:
         async with self._session.get(f"{self._url}/models", allow_redirects=False) as response:
