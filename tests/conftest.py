@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -83,6 +84,7 @@ from stemma.store.database import Database, DatabaseUrls
 from stemma.store.files import FileStore
 from stemma.store.outputs import Artifact
 from stemma.store.settings import REPOSITORY, Settings
+from tests.loopback import Outside
 
 # The first example of a test pays for imports, and a busy machine for others: time is measured in benchmarks/ alone.
 hypothesis_settings.register_profile("untimed", deadline=None)
@@ -536,6 +538,24 @@ def _wait_until(condition: Callable[[], bool], *, seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def outside() -> Outside:
+    """What refuses connections to other machines, once it is told to; an audit hook stays until its process ends."""
+    made = Outside()
+    sys.addaudithook(made.hear)
+    return made
+
+
+@pytest.fixture(scope="module")
+def loopback_only(outside: Outside) -> Iterator[None]:
+    """Nothing but this machine is reached by the tests of a module, nor tried to be."""
+    outside.refused = True
+    yield
+    outside.refused = False
+    tried, outside.tried = outside.tried, []
+    assert tried == []
 
 
 @pytest.fixture(scope="session")

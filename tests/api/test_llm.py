@@ -20,6 +20,8 @@ from tests.llm.upstream import Answer, Upstream
 
 Serve = Callable[..., AbstractContextManager[httpx.Client]]
 
+pytestmark = pytest.mark.usefixtures("loopback_only")
+
 RUN = "/api/v1/llm/run"
 TEXT = Answer().text
 
