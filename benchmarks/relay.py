@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -181,7 +182,7 @@ class _Busy:
     """Seconds of the processor that everybody takes from now until it is called."""
 
     def __init__(self, studio: Studio, provider: Server, server: Server) -> None:
-        name = str(studio.settings.database_url).rpartition("/")[2]
+        name = urlsplit(str(studio.settings.database_url)).path.lstrip("/")
         self._takers: dict[str, Callable[[], float]] = {
             "clients": time.process_time,
             "provider": lambda: _taken(provider.process),
