@@ -282,6 +282,9 @@ def test_calls_are_read_by_who_made_them_and_by_operators(place: Place) -> None:
     assert listed["data"] == []
     events = place.client.get(f"{path}/events", headers=place.bearer(Role.BUILDER))
     assert events.status_code == 404
+    of_another = path.replace("lyra", "echo")
+    asked = (("GET", of_another), ("GET", f"{of_another}/events"), ("POST", f"{of_another}/cancel"))
+    assert [place.client.request(*one).status_code for one in asked] == [404] * 3
 
 
 def test_a_repeated_request_leads_to_the_first_call(place: Place) -> None:
