@@ -25,6 +25,7 @@ BENCHMARKS = (
     "map_months",
     "costs",
     "paper_claims",
+    "notebook_overhead",
 )
 
 
