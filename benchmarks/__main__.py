@@ -26,6 +26,9 @@ BENCHMARKS = (
     "costs",
     "paper_claims",
     "notebook_overhead",
+    "run_stream",
+    "run_ends",
+    "run_queue",
 )
 
 
