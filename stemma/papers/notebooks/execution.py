@@ -224,6 +224,7 @@ class _Client(NotebookClient):
             # Its way of joining what was printed takes minutes on a long line.
             coalesce_streams=False,
             shutdown_kernel="immediate",
+            on_cell_executed=_require_kernel,
         )
         self.index = 0
         self._hand_on = tell
@@ -268,6 +269,12 @@ class _Client(NotebookClient):
             # Of a line that has no end, only the beginning is told.
             begun = begun[-1:]
         self._begun = begun
+
+
+def _require_kernel(*, execute_reply: dict[str, Any], **_: Any) -> None:
+    """A kernel that was asked to exit does so a little later, and executes some more until then."""
+    if any(asked.get("source") == "ask_exit" for asked in execute_reply["content"].get("payload", ())):
+        raise DeadKernelError("exit() was called")
 
 
 def _storable(line: str) -> str:

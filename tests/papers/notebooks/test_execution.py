@@ -37,24 +37,33 @@ def run(*cells: str, told: list[Told] | None = None) -> Executed:
     return execute(notebook, conditions, tell=(told if told is not None else []).append, stop=threading.Event())
 
 
+def left(scratch: Path) -> list[Path]:
+    return list(scratch.glob("stemma-run-*"))
+
+
 def below(mark: str) -> list[int]:
     return [process.pid for process in psutil.process_iter(["cmdline"]) if mark in (process.info["cmdline"] or ())]
 
 
 @pytest.mark.parametrize(
-    ("cell", "code"),
+    ("cell", "codes"),
     [
-        ("exit()", "E_KERNEL_DIED"),
-        ("kept = [bytearray(16 << 20) for _ in range(1_000)]", "E_RUN_MEMORY"),
-        ("import os\nchildren = [os.fork() for _ in range(2_000)]", None),
+        ("exit()", {"E_KERNEL_DIED"}),
+        ("kept = [bytearray(16 << 20) for _ in range(1_000)]", {"E_RUN_MEMORY"}),
+        # Whichever is first: the limit, the call that is refused, or a socket that two processes use.
+        (
+            "import os\nchildren = [os.fork() for _ in range(2_000)]",
+            {"E_RUN_PROCESSES", "E_RUN_MEMORY", "E_CELL_FAILED", "E_KERNEL_DIED"},
+        ),
     ],
     ids=["exits", "takes memory", "forks for ever"],
 )
-def test_each_end_has_its_code(scratch: Path, cell: str, code: str | None) -> None:
-    executed = run(cell, "import time\ntime.sleep(3)\nprint('after')")
-    assert executed.ending in ("died", "error"), executed
-    assert executed.code == code or code is None, executed
-    assert list(scratch.iterdir()) == []
+def test_each_end_has_its_code(scratch: Path, cell: str, codes: set[str]) -> None:
+    told: list[Told] = []
+    executed = run(cell, "print('after')", told=told)
+    assert executed.code in codes, executed
+    assert Told("log_line", "after") not in told
+    assert left(scratch) == []
 
 
 def test_what_it_started_ends_with_it(scratch: Path) -> None:
@@ -67,7 +76,7 @@ def test_what_it_started_ends_with_it(scratch: Path) -> None:
     assert run(cell, told=told).ending == "done"
     assert Told("log_line", "up") in told
     assert below(mark) == []
-    assert list(scratch.iterdir()) == []
+    assert left(scratch) == []
 
 
 def test_a_kernel_that_lies_leads_to_no_file_of_the_host(scratch: Path, tmp_path: Path) -> None:
@@ -87,4 +96,4 @@ def test_a_kernel_that_lies_leads_to_no_file_of_the_host(scratch: Path, tmp_path
     assert (executed.ending, executed.code) == ("died", "E_KERNEL_DIED"), executed
     assert "hunter2" not in str(executed.message) and "cell 1" in str(executed.message)
     assert secret.read_text() == "hunter2"
-    assert list(scratch.iterdir()) == []
+    assert left(scratch) == []
