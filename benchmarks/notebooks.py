@@ -20,12 +20,15 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 import psutil
+import psycopg
 from psycopg.types.json import Jsonb
 
 from benchmarks.serving import Serving
+from resources.instance import PROCESS_TAG
 from stemma.access.principal import local_principal
 from stemma.ledger.service import Ledger
 from stemma.papers.runs import lifecycle
+from stemma.papers.runs.catalog import get_run
 from stemma.papers.runs.execution import Studio, carry_out
 from stemma.store.database import Database
 from stemma.store.files import FileStore
@@ -63,8 +66,9 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Traces:
-    """What a run that executes has on this machine: processes, the folder of its notebook, control groups."""
+    """What an executing run has on this machine: its worker and all below it, its notebook's folder, control groups."""
 
+    worker: psutil.Process
     processes: tuple[psutil.Process, ...]
     folders: tuple[Path, ...]
 
@@ -151,16 +155,21 @@ def follow(served: Serving, asked: Asked, after: int = 0) -> Iterator[Iterator[E
         yield _events(stream.iter_lines())
 
 
-def traces(served: Serving) -> Traces:
-    """Those of the one run that executes in this studio."""
-    processes = [each for each in run_processes(served) if each.pid != served.pids["run-template"]]
+def traces(served: Serving, asked: Asked) -> Traces:
+    """Those of a run that a worker of Dagster's executes."""
+    run = served.database.read(lambda connection: get_run(connection, UUID(asked.id)))
+    with psycopg.connect(served.database.urls.dagster) as connection:
+        query = "SELECT value FROM run_tags WHERE run_id = %s AND key = %s"
+        (tag,) = connection.execute(query, (run.dagster_run_id, PROCESS_TAG)).fetchone() or ("",)
+    worker = psutil.Process(int(tag.partition(":")[0]))
+    processes = [worker, *worker.children(recursive=True)]
     folders: set[Path] = set()
     for process in processes:
         with contextlib.suppress(psutil.Error, OSError):
             folders |= {Path(found) for found in _BASE.findall(" ".join(process.cmdline()) + " ")}
             for group in _GROUP.findall(Path(f"/proc/{process.pid}/cgroup").read_text()):
                 folders |= set(Path("/sys/fs/cgroup").glob(f"**/{Path(group).name}"))
-    return Traces(tuple(processes), tuple(folders))
+    return Traces(worker, tuple(processes), tuple(folders))
 
 
 def run_processes(served: Serving) -> list[psutil.Process]:

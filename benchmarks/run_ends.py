@@ -7,23 +7,17 @@ the limit, the request, the line before the memory is taken, the kill.
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 import nbformat
-import psycopg
 
 from benchmarks.notebooks import Asked, Event, Traces, ask, follow, load, traces
 from benchmarks.serving import Serving, serving
 from benchmarks.studio import Measure, console, publish
-from resources.instance import PROCESS_TAG
-from stemma.papers.runs.catalog import get_run
 
 SECONDS = 5.0
 
@@ -71,7 +65,7 @@ def _measure(served: Serving, end: End) -> tuple[float, float]:
     with follow(served, asked) as events:
         start = next(events)
         up = next(event for event in events if event.data == "up")
-        found = traces(served)
+        found = traces(served, asked)
         assert len(found.processes) > 3, found
         began = up.at if end.trigger is None else end.trigger(served, asked, found)
         if end.allowed:
@@ -114,15 +108,9 @@ def _kill_kernel(_: Serving, __: Asked, found: Traces) -> float:
     return began
 
 
-def _kill_worker(served: Serving, asked: Asked, found: Traces) -> float:
-    run = served.database.read(lambda connection: get_run(connection, UUID(asked.id)))
-    with psycopg.connect(served.database.urls.dagster) as connection:
-        query = "SELECT value FROM run_tags WHERE run_id = %s AND key = %s"
-        (tag,) = connection.execute(query, (run.dagster_run_id, PROCESS_TAG)).fetchone() or ("",)
-    worker = int(tag.partition(":")[0])
-    assert worker in {process.pid for process in found.processes}
+def _kill_worker(_: Serving, __: Asked, found: Traces) -> float:
     began = time.time()
-    os.kill(worker, signal.SIGKILL)
+    found.worker.kill()
     return began
 
 
