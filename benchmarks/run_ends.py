@@ -50,6 +50,7 @@ def main() -> bool:
     with serving("run_ends") as served:
         for end in _ENDS:
             ended, cleared = _measure(served, end)
+            console.print(f"{end.name}: {ended:.2f} s, {cleared:.2f} s until nothing was left")
             measures += [
                 Measure(f"{end.name}: ended after", ended, "s", SECONDS, at_least=False),
                 Measure(f"{end.name}: nothing left after", cleared, "s", SECONDS, at_least=False),
@@ -86,7 +87,10 @@ def _last(events: Iterator[Event]) -> Event:
 
 
 def _check_artifacts(served: Serving, shown: dict[str, Any], last: Event) -> None:
-    kept = {each["name"]: served.api.get(each["url"]).raise_for_status().text for each in shown["artifacts"]}
+    kept = {
+        each["name"]: served.api.get(f"{served.settings.api_url}{each['url']}").raise_for_status().text
+        for each in shown["artifacts"]
+    }
     assert "up\n" in kept["logs.txt"]
     told = [json.loads(line) for line in kept["events.jsonl"].splitlines()]
     assert told[-1]["stage"] == last.data["stage"]
