@@ -2,7 +2,7 @@
 
 A stream is a cursor that reads the database again and again; nothing is queued for it. PostgreSQL's NOTIFY only wakes
 it early: one connection per process listens, and a poll stands behind it. A client that resumes with `Last-Event-ID`
-goes on from there. What is streamed belongs to the routes; the format on the wire and the heartbeats are FastAPI's.
+goes on from there. What is streamed belongs to the routes; the format on the wire is FastAPI's.
 """
 
 from __future__ import annotations
