@@ -79,6 +79,7 @@ from stemma.papers.reports import publishing
 from stemma.papers.runs import lifecycle as paper_runs
 from stemma.papers.runs.model import Artifact as RunArtifact
 from stemma.papers.runs.model import Measured, Run, RunStatus
+from stemma.papers.sandbox.levels import machine
 from stemma.store import embedded, migrations, webserver
 from stemma.store.database import Database, DatabaseUrls
 from stemma.store.files import FileStore
@@ -146,6 +147,12 @@ def _recreate(connection: psycopg.Connection, name: str, template: str) -> None:
     target, source = sql.Identifier(name), sql.Identifier(template)
     connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(target))
     connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(target, source))
+
+
+def pytest_report_header() -> str:
+    """Which sandbox the suite's escapes are tried from; workers beside each other would each keep it to themselves."""
+    levels = machine().levels
+    return f"sandbox level in force: {levels[0]}; tried: {', '.join(levels)}" if levels else "no sandbox: refused"
 
 
 @pytest.fixture(scope="session")
