@@ -62,7 +62,8 @@ def print_report(kept: KeptReport) -> None:
         print_table("What would close a gap", ("alternative", "state", *columns[2:]), tried, empty="")
     for gap in found.gaps:
         closing = found.closed_by(gap.metric)
-        say(f"{gap.label}: {f'{closing} closes the gap' if closing else 'nothing that was run closes the gap'}.")
+        nothing = "not all that could close the gap was run yet" if found.is_open else "nothing that was run closes it"
+        say(f"{gap.label}: {f'{closing} closes the gap' if closing else nothing}.")
     say(f"Run {found.run_id}, sandbox {found.sandbox or 'unknown'}; reported {moment(kept.created_at)}.")
 
 
