@@ -14,7 +14,8 @@ from api.console.forms import FormOnceDep, kept, new_token, redirect
 from api.console.rendering import render
 from api.deps import DatabaseDep, LedgerDep, PageDep, PageRequest, SettingsDep
 from api.limits import limited
-from api.routers.paper_reports import LINK_LASTS
+from api.routers.llm import RouterDep
+from api.routers.paper_reports import LINK_LASTS, telling_of
 from api.sessions import require_form_token
 from stemma.access.principal import Principal
 from stemma.errors import InvalidInput, StemmaError
@@ -171,13 +172,24 @@ def show_story(request: Request, principal: ReaderDep, database: DatabaseDep, pa
 
 @router.post("/{id}/story")
 async def tell_story(
-    principal: WriterDep, once: FormOnceDep, database: DatabaseDep, ledger: LedgerDep, paper_id: PaperPath
+    request: Request,
+    principal: WriterDep,
+    once: FormOnceDep,
+    database: DatabaseDep,
+    ledger: LedgerDep,
+    models: RouterDep,
+    paper_id: PaperPath,
 ) -> Response:
-    """Tells the paper to children, anew where that was done before."""
-    change = await run_in_threadpool(database.read, lambda connection: keeping.explain(connection, principal, paper_id))
+    """Tells the paper to children, anew where that was done before, by a model where there is one."""
+    telling = await telling_of(request, principal, database, models, paper_id)
+    change = await run_in_threadpool(
+        database.read, lambda connection: keeping.explain(connection, principal, paper_id, telling)
+    )
+    said = f"The paper is told by templates. What the model wrote was not used: {telling.refused}"
 
     def told(_: KeptStoryboard) -> Response:
-        return redirect(f"{PATH}/{paper_id}/story", said="The paper is told.")
+        to = f"{PATH}/{paper_id}/story"
+        return redirect(to, said=said, tone="info") if telling.refused else redirect(to, said="The paper is told.")
 
     return told(await once.write(ledger, change, kept=lambda result: kept(told(result))))
 
