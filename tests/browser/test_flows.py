@@ -1,4 +1,4 @@
-"""What somebody does in the console: sign in, search, upload, add a paper, choose a theme, sign out; with scripts and without."""
+"""What somebody does in the console: sign in, search, upload, add a paper, choose a theme; with scripts and without."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ _SOME_RULE: Final = _Scene(
 _SHEET: Final = "A sheet of paper with lines on it. One of the lines has a ring around it."
 _RULER: Final = "A ruler with a mark on it."
 
-SHOWS: Final[dict[Picture, str]] = {
+SHOWS: Final[dict[str, str]] = {
     "paper": _SHEET,
     **{scene.picture: scene.alt_text for scene in (*_THINGS, _ANYTHING, *_RULES, _SOME_RULE)},
     "ruler": _RULER,
