@@ -61,7 +61,7 @@ from api.routers import (
     vault,
     webhooks,
 )
-from api.sessions import UPLOAD
+from api.sessions import UPLOADS
 from api.streams import Streams
 from api.telemetry import Telemetry
 from stemma.access.authentication import authenticate
@@ -193,7 +193,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     # The one added last sees a request first.
     larger = {
         f"{API}{documents.UPLOAD_PATH}": settings.max_document_bytes + _MULTIPART_OVERHEAD,
-        UPLOAD: settings.max_document_bytes + _MULTIPART_OVERHEAD,
+        **dict.fromkeys(UPLOADS, settings.max_document_bytes + _MULTIPART_OVERHEAD),
         f"{API}{papers.PATH}": settings.max_document_bytes + _MULTIPART_OVERHEAD,
         f"{API}{approvals.PATH}": approvals.MAX_BODY_BYTES,
         f"{API}{events.PATH}": events.MAX_BODY_BYTES,

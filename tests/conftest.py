@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import gzip
+import io
 import itertools
 import json
 import os
@@ -40,6 +41,8 @@ import uvicorn
 from fastapi import FastAPI
 from hypothesis import settings as hypothesis_settings
 from psycopg import sql
+from reportlab.lib.pdfencrypt import StandardEncryption
+from reportlab.pdfgen.canvas import Canvas
 
 from api.server import Server, listen
 from stemma.access.keys import IssuedKey, NewKey, create_key
@@ -974,3 +977,22 @@ def _write_shapes(folder: Path) -> None:
         ]
         collection = {"type": "FeatureCollection", "features": features}
         (folder / f"{name}.geojson").write_text(json.dumps(collection))
+
+
+def _pdf(*pages: list[str], password: str | None = None, rotate: int = 0, top: int = 780) -> bytes:
+    buffer = io.BytesIO()
+    canvas = Canvas(buffer, encrypt=StandardEncryption(password) if password is not None else None)
+    for lines in pages:
+        canvas.setPageRotation(rotate)
+        for index, line in enumerate(lines):
+            for column, text in enumerate(line.split("\t")):
+                canvas.drawString(72 + 110 * column, top - 20 * index, text)
+        canvas.showPage()
+    canvas.save()
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def make_pdf() -> Callable[..., bytes]:
+    """A PDF of pages of lines; a tab begins the next column of a table."""
+    return _pdf

@@ -5,7 +5,7 @@ Reference: https://platform.openai.com/docs/api-reference/responses
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from stemma.llm.failures import away, garbage
@@ -41,9 +41,22 @@ def body(request: Request) -> dict[str, Any]:
             for tool in request.tools
         ]
     if request.schema is not None:
-        form = {"type": "json_schema", "name": "answer", "schema": dict(request.schema), "strict": False}
+        strict = _is_strict(request.schema)
+        form = {"type": "json_schema", "name": "answer", "schema": dict(request.schema), "strict": strict}
         said["text"] = {"format": form}
     return said
+
+
+def _is_strict(schema: Any) -> bool:
+    """Whether the provider can be held to a schema: every object in it is closed, and all that it names is required."""
+    if isinstance(schema, Mapping):
+        named = schema.get("properties")
+        if isinstance(named, Mapping) or schema.get("type") == "object":
+            closed = schema.get("additionalProperties") is False
+            if not closed or set(named or ()) != set(schema.get("required") or ()):
+                return False
+        return all(map(_is_strict, schema.values()))
+    return not isinstance(schema, (list, tuple)) or all(map(_is_strict, schema))
 
 
 def _items(message: Message) -> Iterator[dict[str, Any]]:
