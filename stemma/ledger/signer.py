@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 _SIGNER_LOCK = 0x5374656D6D614C
 _POLL = 0.3
-_PAUSE = 0.2
+_PAUSE = 0.5
 _AFTER_FAILURE = 1.0
 
 
