@@ -221,7 +221,7 @@ class LedgerSigner:
             self._status = replace(self._status, alert_code=None, alert=None)
         if signed is not None:
             self._status = replace(self._status, head_at=signed.head.time, head_key=signed.key)
-            # Under load every commit wakes the signer; a few heads a second are enough.
+            # Under load every commit wakes the signer; two heads a second are enough.
             self._stop.wait(_PAUSE)
 
     def _alert(self, error: Exception) -> None:
