@@ -19,7 +19,7 @@ from api.bodies import JsonGuard
 from api.launches import Launches
 from api.limits import InFlight, Rates
 from api.middleware import BodyLimit, LoopbackOnly, RequestLog, SecurityHeaders, TextGuard, is_loopback
-from api.quick import Shared, Workers
+from api.quick import Shared, Together, Workers
 from api.routers import (
     API,
     agent_memory,
@@ -235,6 +235,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.decider = Decider(database, settings)
         app.state.workers = workers = Workers(database.glances)
         opened.callback(workers.close)
+        app.state.deciding = Together(workers, app.state.decider.decide_all, decisions.AT_ONCE)
         app.state.known = Shared(workers, partial(authenticate, database, settings))
         _open_telemetry(app, settings, opened)
         observer = AppendObserver(app.state.metrics, app.state.tracing)
