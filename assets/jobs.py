@@ -90,6 +90,7 @@ _BY_KIND = {
     for name, made in _MADE.items()
 }
 map_build, agents_distil = _BY_KIND["map:build"], _BY_KIND["agents:distil"]
+paper_materialize = _BY_KIND["paper:materialize"]
 governance_aggregate, governance_distil = (_BY_KIND[name] for name in ("governance:aggregate", "governance:distil"))
 
 KIND_JOBS = [noop, *_BY_KIND.values()]

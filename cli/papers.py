@@ -50,6 +50,8 @@ def add(
     for item in [] if as_json and not failures else ingested:
         already = "" if item.status == "created" else " (it was there already)"
         say(f"{item.paper.id}  {item.paper.title}, {item.paper.pages} pages{already}")
+    if not as_json and any(item.paper.pages_key is None for item in ingested):
+        say("`stemma up` reads and plans them by itself; `stemma papers materialize PAPER` does it now.")
     for name, error in failures[1:]:
         say(f"{name}: {error}")
     if failures:

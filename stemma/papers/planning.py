@@ -134,24 +134,32 @@ def missing_packages(document: PlanDocument) -> tuple[str, ...]:
     return tuple(name for name in wanted if not _installed(name))
 
 
-def require_packages(document: PlanDocument) -> None:
-    """Raises InvalidInput(dataset_missing, package_missing) where a plan could not be run here."""
+def lacking(document: PlanDocument) -> InvalidInput | None:
+    """Why a plan cannot be run here (`dataset_missing`, `package_missing`), where it cannot."""
     missing = missing_packages(document)
     if not missing:
-        return
+        return None
     if document.dataset.package in missing:
-        raise InvalidInput(
+        return InvalidInput(
             "dataset_missing",
             f"The data {document.dataset.name} come with the package {document.dataset.package}, "
             "which is not installed.",
             field="document.dataset.package",
             hint=document.dataset.note or "Install it, or name data that are here.",
         )
-    raise InvalidInput(
+    return InvalidInput(
         "package_missing",
         f"The plan needs {', '.join(missing)}, which is not installed.",
         field="document.environment.packages",
+        hint="Install it, or write a plan that does without.",
     )
+
+
+def require_packages(document: PlanDocument) -> None:
+    """Raises InvalidInput(dataset_missing, package_missing) where a plan could not be run here."""
+    error = lacking(document)
+    if error is not None:
+        raise error
 
 
 def _installed(name: str) -> bool:
