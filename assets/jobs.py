@@ -9,7 +9,7 @@ import time
 import dagster as dg
 
 from assets import agents, costs, governance, knowledge, maps, paper_reports, paper_runs, papers, telemetry
-from stemma.jobs import kinds, running
+from stemma.jobs import kinds
 
 knowledge_refresh = dg.define_asset_job(
     "knowledge_refresh",
@@ -40,6 +40,8 @@ usage_weeks = dg.define_asset_job(
 @dg.op
 def pause(context: dg.OpExecutionContext) -> None:
     """Wait as long as the job says, and write its line."""
+    from stemma.jobs import running
+
     job = running.current()
     if job is None:
         context.log.info("There is no job; nothing was done.")

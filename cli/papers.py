@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 import typer
 
+from cli import paper_reports
 from cli.output import Json, moment, print_json, print_table, say
 from cli.session import commit, open_studio
 from stemma.access.principal import local_principal
@@ -395,3 +396,6 @@ def _run(paper: UUID, selection: str, *, as_json: bool) -> None:
         print_json(outcome)
     else:
         print_outcome(outcome)
+
+
+paper_reports.add_commands(app)

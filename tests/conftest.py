@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -81,11 +82,13 @@ from stemma.papers.reports import publishing
 from stemma.papers.runs import lifecycle as paper_runs
 from stemma.papers.runs.model import Artifact as RunArtifact
 from stemma.papers.runs.model import Measured, Run, RunStatus
+from stemma.papers.sandbox.levels import machine
 from stemma.store import embedded, migrations, webserver
 from stemma.store.database import Database, DatabaseUrls
 from stemma.store.files import FileStore
 from stemma.store.outputs import Artifact
 from stemma.store.settings import REPOSITORY, Settings
+from tests.loopback import Outside
 
 # The first example of a test pays for imports, and a busy machine for others: time is measured in benchmarks/ alone.
 hypothesis_settings.register_profile("untimed", deadline=None)
@@ -147,6 +150,12 @@ def _recreate(connection: psycopg.Connection, name: str, template: str) -> None:
     target, source = sql.Identifier(name), sql.Identifier(template)
     connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(target))
     connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(target, source))
+
+
+def pytest_report_header() -> str:
+    """Which sandbox the suite's escapes are tried from; workers beside each other would each keep it to themselves."""
+    levels = machine().levels
+    return f"sandbox level in force: {levels[0]}; tried: {', '.join(levels)}" if levels else "no sandbox: refused"
 
 
 @pytest.fixture(scope="session")
@@ -539,6 +548,24 @@ def _wait_until(condition: Callable[[], bool], *, seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def outside() -> Outside:
+    """What refuses connections to other machines, once it is told to; an audit hook stays until its process ends."""
+    made = Outside()
+    sys.addaudithook(made.hear)
+    return made
+
+
+@pytest.fixture(scope="module")
+def loopback_only(outside: Outside) -> Iterator[None]:
+    """Nothing but this machine is reached by the tests of a module, nor tried to be."""
+    outside.refused = True
+    yield
+    outside.refused = False
+    tried, outside.tried = outside.tried, []
+    assert tried == []
 
 
 @pytest.fixture(scope="session")

@@ -27,8 +27,6 @@ from stemma.papers.templates.template import FIVE_SEEDS, Measurable, Template
 from stemma.store.database import Connection, database_time
 from stemma.store.outputs import Artifact
 
-VERSION: Final = "plan-1"
-
 _PLANS: Final = UUID("d5b9f4c6-1a67-4f35-8a3b-2c9f0a6e4d02")
 _INSERT: Final = """
     INSERT INTO p2n.plans (id, paper_id, version, document, sha256, origin, template, created_at, created_by)

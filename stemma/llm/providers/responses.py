@@ -76,6 +76,8 @@ class Reading:
         self._provider = provider
         self._ended: Ended | None = None
         self.over = False
+        # The calls of tools come whole, in the last event.
+        self.held = 0
 
     def text_of(self, data: bytes) -> str:
         """The text that an event adds, which may be none; raises ProviderFailed."""
@@ -102,7 +104,7 @@ class Reading:
 
 def _ended(response: dict[str, Any]) -> Ended:
     calls = tuple(
-        ToolCall(str(item["call_id"]), str(item["name"]), clean(item["arguments"]))
+        ToolCall(clean(str(item["call_id"])), clean(str(item["name"])), clean(item["arguments"]))
         for item in response["output"]
         if item["type"] == "function_call"
     )
