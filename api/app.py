@@ -5,7 +5,9 @@ What it serves is in `api.routers`; running it as a process is `api.server`'s bu
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import AsyncIterator
 from functools import partial
@@ -61,7 +63,7 @@ from api.routers import (
     vault,
     webhooks,
 )
-from api.sessions import UPLOAD
+from api.sessions import UPLOADS
 from api.streams import Streams
 from api.telemetry import Telemetry
 from stemma.access.authentication import authenticate
@@ -78,6 +80,7 @@ from stemma.knowledge.search import Searcher
 from stemma.ledger import feed
 from stemma.ledger.service import Ledger
 from stemma.llm.metering import Meter
+from stemma.llm.providers.openai import NAME as OPENAI
 from stemma.llm.router import Router
 from stemma.llm.switches import SwitchBoard
 from stemma.papers.runs import model as run_events
@@ -85,13 +88,16 @@ from stemma.store.database import Database
 from stemma.store.settings import Settings, load_settings
 from stemma.telemetry import collectors
 from stemma.telemetry.appends import AppendObserver
-from stemma.telemetry.checks import check_all
+from stemma.telemetry.checks import Check, check_all
+from stemma.telemetry.dependencies import Dependencies
 from stemma.telemetry.metrics import Metrics
 from stemma.telemetry.providers import check_providers
 from stemma.telemetry.public import PublicView
-from stemma.telemetry.recorder import Recorder
+from stemma.telemetry.recorder import PERIOD, Recorder
 from stemma.telemetry.reporting import open_reporter
 from stemma.telemetry.tracing import open_tracing
+
+logger = logging.getLogger(__name__)
 
 _DESCRIPTION = """
 Search in everything the studio has read, upload documents, and open what a citation points at.
@@ -193,7 +199,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     # The one added last sees a request first.
     larger = {
         f"{API}{documents.UPLOAD_PATH}": settings.max_document_bytes + _MULTIPART_OVERHEAD,
-        UPLOAD: settings.max_document_bytes + _MULTIPART_OVERHEAD,
+        **dict.fromkeys(UPLOADS, settings.max_document_bytes + _MULTIPART_OVERHEAD),
         f"{API}{papers.PATH}": settings.max_document_bytes + _MULTIPART_OVERHEAD,
         f"{API}{approvals.PATH}": approvals.MAX_BODY_BYTES,
         f"{API}{events.PATH}": events.MAX_BODY_BYTES,
@@ -239,9 +245,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.known = Shared(workers, partial(authenticate, database, settings))
         _open_telemetry(app, settings, opened)
         observer = AppendObserver(app.state.metrics, app.state.tracing)
-        ledger = app.state.ledger = opened.enter_context(Ledger(database.urls, settings, observer=observer))
+        app.state.ledger = opened.enter_context(Ledger(database.urls, settings, observer=observer))
         app.state.keeper = Keeper(settings, database)
-        opened.enter_context(_look(app.state.metrics, settings, database, ledger))
         meter = app.state.meter = opened.enter_context(Meter(database, settings))
         switches = app.state.switches = opened.enter_context(SwitchBoard(database.urls.app))
         async with (
@@ -250,8 +255,32 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             Streams(database.urls.app, feed.CHANNEL, model.CHANNEL, run_events.CHANNEL) as app.state.streams,
             _relay(app, settings, database) as app.state.relay,
             dagster_proxy.opened(settings) as app.state.webservers,
+            _looked_at(app.state.router),
         ):
+            opened.enter_context(_look(app, settings, database))
             yield
+
+
+@contextlib.asynccontextmanager
+async def _looked_at(router: Router) -> AsyncIterator[None]:
+    """Have the router look at a provider that charges every minute, by requests that cost nothing.
+
+    The others need none: the studio's own server is looked at by `check_providers`, `offline` is always there.
+    """
+
+    async def look() -> None:
+        while router.standings()[OPENAI].state != "disabled":
+            try:
+                await router.look()
+            except Exception:
+                logger.exception("the providers could not be looked at")
+            await asyncio.sleep(PERIOD)
+
+    task = asyncio.create_task(look())
+    try:
+        yield
+    finally:
+        task.cancel()
 
 
 def _relay(app: FastAPI, settings: Settings, database: Database) -> Relay:
@@ -271,18 +300,27 @@ def _open_telemetry(app: FastAPI, settings: Settings, opened: contextlib.ExitSta
         app.state.tracing = opened.enter_context(tracing)
 
 
-def _look(metrics: Metrics, settings: Settings, database: Database, ledger: Ledger) -> Recorder:
+def _look(app: FastAPI, settings: Settings, database: Database) -> Recorder:
     """Make scrapes look at the database and the ledger, and begin to write down how things stand."""
+    metrics: Metrics = app.state.metrics
+    ledger: Ledger = app.state.ledger
+    router: Router = app.state.router
     looks: dict[str, collectors.Look] = {
         "pool": lambda: collectors.pool(database),
         "queue": lambda: collectors.queue(ledger.waiting),
         "jobs": lambda: collectors.jobs(database),
     }
     collectors.Guarded(metrics.registry, looks)
+    dependencies = Dependencies(settings, database)
+
+    def checks() -> dict[str, Check]:
+        found = check_all(settings, database, ledger.status()) | dependencies.check()
+        return found | check_providers(settings, database, router.standings())
+
     return Recorder(
         database,
         ledger,
         instance=socket.gethostname(),
-        checks=lambda: check_all(settings, database, ledger.status()) | check_providers(settings, database),
+        checks=checks,
         load=lambda: metrics.load(without=(*health.PROBES, telemetry.METRICS_PATH)),
     )

@@ -52,15 +52,26 @@ class ModelPreference(_Part):
     timeout: Annotated[float, Field(gt=0, le=600)] = 120.0
 
 
+class SecretUse(_Part):
+    """Where a secret of the agent's vault may be sent: to one host, with its port where that is not 443, and as which
+    header, behind a scheme such as `Bearer` where that is not empty.
+    """
+
+    host: Annotated[str, StringConstraints(pattern=r"^[a-z0-9.-]{1,253}(:[0-9]{1,5})?$")]
+    header: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9-]{0,60}$")] = "Authorization"
+    scheme: Annotated[str, StringConstraints(pattern=r"^([A-Za-z][A-Za-z0-9-]{0,30})?$")] = "Bearer"
+
+
 class Grant(_Part):
     """What of a tool an agent may use. Each list is an allowlist, and an empty one allows nothing of its sort:
-    folders below the studio's home, hosts of the network, keys of assets, nodes of governance.
+    folders below the studio's home, hosts of the network, keys of assets, nodes of governance, names of secrets.
     """
 
     paths: tuple[_Entry, ...] = ()
     hosts: tuple[_Entry, ...] = ()
     assets: tuple[_Entry, ...] = ()
     nodes: tuple[_Entry, ...] = ()
+    secrets: Mapping[_Entry, SecretUse] = Field(default_factory=dict)
 
 
 class MemoryProfile(_Part):

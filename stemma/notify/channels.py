@@ -54,6 +54,13 @@ class _Posted(_Part):
             raise ValueError("url has to begin with https://, or allow_private has to be true")
         return self
 
+    @property
+    def address(self) -> tuple[str, int, bool]:
+        """Host and port of the receiver, and whether it speaks TLS from the start."""
+        url = httpx.URL(self.url.get_secret_value())
+        secure = url.scheme == "https"
+        return url.raw_host.decode(), url.port or (443 if secure else 80), secure
+
 
 class SlackChannel(_Posted):
     """A Slack incoming webhook."""
@@ -117,6 +124,11 @@ class MailChannel(_Part):
         if (self.username is None) != (self.password is None):
             raise ValueError("username and password go together")
         return self
+
+    @property
+    def address(self) -> tuple[str, int, bool]:
+        """Host and port of the mail server, and whether it speaks TLS from the start."""
+        return self.host, self.port, self.tls == "implicit"
 
     def secrets(self) -> tuple[str, ...]:
         """What must not be shown anywhere."""

@@ -99,6 +99,28 @@ async def resolve(host: str, port: int, *, allow_private: bool) -> list[str]:
     return addresses
 
 
+def reach(host: str, port: int, *, tls: bool, allow_private: bool, timeout: float) -> None:
+    """Connect to a receiver as `post` would, and send nothing; raises Undelivered."""
+
+    async def addresses() -> list[str]:
+        with anyio.fail_after(timeout):
+            return await resolve(host, port, allow_private=allow_private)
+
+    try:
+        found = anyio.run(addresses)
+    except TimeoutError:
+        raise Undelivered("receiver_unresolved", "The receiver's name does not resolve.") from None
+    for address in found:
+        try:
+            with socket.create_connection((address, port), timeout) as connection:
+                if tls:
+                    _tls().wrap_socket(connection, server_hostname=host).close()
+                return
+        except (OSError, ValueError):
+            continue
+    raise Undelivered("receiver_unreachable", "No connection to the receiver, or none that TLS can trust.")
+
+
 async def _post(url: httpx.URL, body: bytes, headers: Mapping[str, str], *, allow_private: bool) -> Answer:
     port = url.port or (443 if url.scheme == "https" else 80)
     addresses = await resolve(url.raw_host.decode(), port, allow_private=allow_private)

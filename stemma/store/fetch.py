@@ -17,6 +17,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 import anyio
 import anyio.to_thread
 import httpx
+from pydantic import SecretStr
 
 from stemma.errors import Forbidden, InvalidInput, StemmaError, TooLarge, Unavailable
 from stemma.store.settings import Settings
@@ -49,6 +50,19 @@ _NAT64 = IPv6Network("64:ff9b::/96")
 
 
 @dataclass(frozen=True, slots=True)
+class Credential:
+    """A header that one service alone is sent. `host` is exact, with the port where that is not the scheme's own."""
+
+    host: str
+    header: str
+    value: SecretStr
+
+    def belongs_to(self, url: httpx.URL, allow: Sequence[Network]) -> bool:
+        """Whether a request is for that service, and cannot be read on its way there."""
+        return url.netloc.decode("ascii") == self.host and (url.scheme == "https" or _is_among(url.host, allow))
+
+
+@dataclass(frozen=True, slots=True)
 class Fetched:
     """A whole response body, decompressed; `url` is where it came from after redirects, `sha256`
     hexadecimal.
@@ -61,29 +75,40 @@ class Fetched:
 
 
 def fetch(
-    url: str, settings: Settings, *, allow: Sequence[Network] = (), hosts: Collection[str] | None = None
+    url: str,
+    settings: Settings,
+    *,
+    allow: Sequence[Network] = (),
+    hosts: Collection[str] | None = None,
+    credential: Credential | None = None,
 ) -> Fetched:
     """GET a URL that a user gave; not to be called on a thread that runs an event loop.
 
     Raises InvalidInput (`url_invalid`, `fetch_refused_address`), TooLarge (`fetch_too_large`), Unavailable
     (`fetch_timeout`, `fetch_failed`), and Forbidden (`fetch_host_refused`) for a host, also one that is redirected to,
     that is not among `hosts`, where these are given. `allow` names networks that are reachable in spite of the address
-    rules; it exists for tests on loopback.
+    rules; it exists for tests on loopback. `credential` goes with requests for its host over TLS alone, and with none
+    that a redirect leads elsewhere; Forbidden (`fetch_credential_refused`) for a URL that is for another.
     """
 
     async def run() -> Fetched:
-        return await fetch_async(url, settings, allow=allow, hosts=hosts)
+        return await fetch_async(url, settings, allow=allow, hosts=hosts, credential=credential)
 
     return anyio.run(run)
 
 
 async def fetch_async(
-    url: str, settings: Settings, *, allow: Sequence[Network] = (), hosts: Collection[str] | None = None
+    url: str,
+    settings: Settings,
+    *,
+    allow: Sequence[Network] = (),
+    hosts: Collection[str] | None = None,
+    credential: Credential | None = None,
 ) -> Fetched:
     """`fetch` for callers that run an event loop."""
     try:
         with anyio.fail_after(settings.fetch_timeout):
-            return await _follow(_checked_url(url), settings.fetch_max_bytes, allow, hosts)
+            return await _follow(_checked_url(url), settings.fetch_max_bytes, allow, hosts, credential)
     except (TimeoutError, httpx.TimeoutException) as error:
         raise Unavailable(
             "fetch_timeout",
@@ -93,7 +118,16 @@ async def fetch_async(
         ) from error
 
 
-async def _follow(url: httpx.URL, max_bytes: int, allow: Sequence[Network], hosts: Collection[str] | None) -> Fetched:
+async def _follow(
+    url: httpx.URL,
+    max_bytes: int,
+    allow: Sequence[Network],
+    hosts: Collection[str] | None,
+    credential: Credential | None,
+) -> Fetched:
+    if credential is not None and not credential.belongs_to(url, allow):
+        what = f"The secret is for https://{credential.host} and sent nowhere else."
+        raise Forbidden("fetch_credential_refused", what, field="url")
     no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
     timeout = httpx.Timeout(None, connect=_CONNECT_TIMEOUT)
     # The context reads SSL_CERT_FILE; the client reads no variable, so no proxy or .netrc changes the route.
@@ -103,7 +137,8 @@ async def _follow(url: httpx.URL, max_bytes: int, allow: Sequence[Network], host
     ) as client:
         for _ in range(_MAX_REDIRECTS + 1):
             _require_host(url, hosts)
-            response = await _send(client, url, await _resolve(url, allow))
+            belongs = credential is not None and credential.belongs_to(url, allow)
+            response = await _send(client, url, await _resolve(url, allow), credential if belongs else None)
             try:
                 if response.status_code not in _REDIRECTS or "location" not in response.headers:
                     return await _read(url, response, max_bytes)
@@ -197,16 +232,28 @@ def is_public(address: Address) -> bool:
     return address in _GLOBAL_V6 and not any(address in network for network in _REFUSED_V6)
 
 
-async def _send(client: httpx.AsyncClient, url: httpx.URL, addresses: Sequence[Address]) -> httpx.Response:
+def _is_among(host: str, networks: Sequence[Network]) -> bool:
+    try:
+        return any(ipaddress.ip_address(host) in network for network in networks)
+    except ValueError:
+        return False
+
+
+async def _send(
+    client: httpx.AsyncClient, url: httpx.URL, addresses: Sequence[Address], credential: Credential | None
+) -> httpx.Response:
     """Send to the very addresses that were checked, so that a second answer of the name server changes
     nothing.
     """
+    headers = {"Host": url.netloc.decode("ascii")}
+    if credential is not None:
+        headers[credential.header] = credential.value.get_secret_value()
     problem: httpx.HTTPError | None = None
     for address in addresses:
         request = client.build_request(
             "GET",
             url.copy_with(host=str(address)),
-            headers={"Host": url.netloc.decode("ascii")},
+            headers=headers,
             extensions={"sni_hostname": url.raw_host.decode("ascii")},
         )
         try:

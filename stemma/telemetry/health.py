@@ -1,7 +1,7 @@
 """The rows of `service_health`: how each service stood, as a machine's API process saw it, minute by minute.
 
-A status that is not the one before gives an `alert` in the Historian. Looking is `checks`' business, doing it every
-minute `recorder`'s.
+A status that is not the one before gives an `alert` in the Historian, and goes out by `stemma.notify`. Looking is the
+business of `checks`, `dependencies` and `providers`, doing it every minute `recorder`'s.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from stemma.ledger.change import Change
 from stemma.ledger.entries import NewEntry
 from stemma.ledger.journal import transition
 from stemma.ledger.writer import Statement
+from stemma.notify.messages import Message
+from stemma.notify.outbox import enqueue
 from stemma.redaction import redact
 from stemma.store.cursors import Page, cut_page, decode_cursor, encode_cursor
 from stemma.store.database import Connection
@@ -28,6 +30,8 @@ API: Final = "api"
 ERROR_RATE: Final = 0.05
 """The share of requests answered 5xx within a minute above which the API is `degraded`."""
 KEPT_DAYS: Final = 30
+TOPIC: Final = "alert.service"
+"""The topic under which a change of status goes out."""
 
 _FEWEST = 20
 _LONGEST = 500
@@ -75,13 +79,15 @@ def record(connection: Connection, instance: str, seen: Sequence[Observation]) -
     Its entries are the alerts of statuses that changed, often none; what was never seen before changes nothing.
     """
     known = _statuses(connection, instance, sorted({one.name for one in seen}))
-    alerts = []
+    alerts, told = [], []
     for one in seen:
         before = known.get(one.name, one.status)
         if before != one.status:
-            alerts.append(_alert(instance, one, before))
+            alert = _alert(instance, one, before)
+            alerts.append(alert)
+            told.append(enqueue(_message(alert, one, before)))
         known[one.name] = one.status
-    return Change(tuple(alerts), (*(_insert(instance, one) for one in seen), _expire()), lambda _: None)
+    return Change(tuple(alerts), (*(_insert(instance, one) for one in seen), *told, _expire()), lambda _: None)
 
 
 def _statuses(connection: Connection, instance: str, names: Sequence[str]) -> dict[str, str]:
@@ -108,6 +114,12 @@ def _alert(instance: str, one: Observation, before: str) -> NewEntry:
     if one.error_rate is not None:
         data["error_rate"] = round(one.error_rate, 4)
     return transition("alert", subject=f"service/{one.name}", actor="health", data=data)
+
+
+def _message(alert: NewEntry, one: Observation, before: str) -> Message:
+    status = one.status.replace("_", " ")
+    text = f"It was {before.replace('_', ' ')} before. {alert.data['detail']}"
+    return Message(TOPIC, f"{one.name} is {status}", text, dict(alert.data), id=alert.id)
 
 
 def _insert(instance: str, one: Observation) -> Statement:

@@ -1,37 +1,46 @@
-"""How the providers of models stand: by the calls of the last minutes, and by a look at the studio's own server.
-
-Nothing is asked of a provider that charges. `recorder` has it looked at every minute.
+"""How the providers of models stand: by what the router knows of each, by the calls of the last minutes, and by a look
+at the studio's own server. `recorder` has it written down every minute.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
+from stemma.llm.providers.base import Standing
 from stemma.store.database import Connection, Database
 from stemma.store.settings import Settings
 from stemma.telemetry.checks import Check
 from stemma.telemetry.health import ERROR_RATE
 
-LOCAL: Final = "provider/local"
+PROVIDER: Final = "provider/"
+LOCAL: Final = "local"
+_PATIENCE: Final = 1.0
 _MINUTES: Final = 15
 _FEWEST: Final = 5
-_PATIENCE: Final = 1.0
 _RECENT: Final = """
     SELECT provider, count(*) FILTER (WHERE status <> 'cancelled'), count(*) FILTER (WHERE status = 'error')
     FROM provider_usage WHERE ts > now() - make_interval(mins => %s) GROUP BY provider ORDER BY provider
 """
 
 
-def check_providers(settings: Settings, database: Database) -> dict[str, Check]:
-    """How each provider that was called within a quarter of an hour did, by `provider/` and its name.
+def check_providers(settings: Settings, database: Database, standings: Mapping[str, Standing]) -> dict[str, Check]:
+    """How each stands, by `provider/` and its name; one that is there is judged by its calls of 15 minutes."""
+    found = {name: _seen(standing) for name, standing in standings.items()}
+    if settings.local_model_url and standings[LOCAL].state != "disabled":
+        found[LOCAL] = _look(settings.local_model_url)
+    for name, *counts in database.read(_recent):
+        if name in found and found[name].status == "ok":
+            found[name] = _judged(*counts)
+    return {f"{PROVIDER}{name}": check for name, check in found.items()}
 
-    `local` is looked at as well: where its server does not answer, that is what counts.
-    """
-    found = {f"provider/{name}": _judged(*counts) for name, *counts in database.read(_recent)}
-    if settings.local_model_url:
-        seen = _look(settings.local_model_url)
-        found[LOCAL] = found.get(LOCAL, seen) if seen.status == "ok" else seen
-    return found
+
+def _seen(standing: Standing) -> Check:
+    if standing.state == "disabled":
+        return Check("not_running", required=False, detail=standing.detail)
+    # The router asks one that did not answer its last look all the same.
+    silent = standing.checked_at is not None and not standing.models
+    return Check("failed" if silent or standing.state == "resting" else "ok", required=False, detail=standing.detail)
 
 
 def _recent(connection: Connection) -> list[tuple[str, int, int]]:

@@ -17,6 +17,8 @@ from stemma.telemetry import error_budget, health
 # Fewer calls than these would say what single ones did.
 _FEWEST: Final = 20
 _KEPT_SECONDS: Final = 10.0
+# What people named, or bought, is told of as one.
+_TOGETHER: Final = {"provider": "models", "channel": "notifications", "channels": "notifications"}
 _CALLS: Final = """
     SELECT count(*), count(*) FILTER (WHERE status = 'error'),
         percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY latency_ms) FILTER (WHERE status = 'ok')
@@ -45,7 +47,8 @@ def measure(connection: Connection) -> PublicMetrics:
     """Look how the studio stands."""
     worst: dict[str, str] = {}
     for row in health.latest(connection):
-        name = "models" if row.name.startswith("provider/") else row.name
+        kind = row.name.partition("/")[0]
+        name = _TOGETHER.get(kind, kind)
         if worst.get(name, "ok") == "ok":
             worst[name] = row.status
     calls, errors, percentiles = connection.execute(_CALLS).fetchone() or (0, 0, None)

@@ -26,14 +26,15 @@ from stemma.access.principal import local_principal
 from stemma.errors import Conflict, InvalidInput
 from stemma.ledger.feed import Filter, list_entries
 from stemma.notify import outbox
-from stemma.notify.channels import WebhookChannel
+from stemma.notify.channels import MailChannel, WebhookChannel
 from stemma.notify.delivery import pause, send
 from stemma.notify.messages import Message
 from stemma.notify.outbox import State
-from stemma.notify.sending import Undelivered
+from stemma.notify.sending import Undelivered, reach
 from stemma.notify.slack import payload
 from stemma.store.logs import configure_logging
 from stemma.store.settings import REPOSITORY
+from stemma.telemetry import alerts, health
 
 SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 OLDER = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -59,6 +60,59 @@ def test_a_webhook_is_signed_with_every_secret_and_settled(office: Any, receiver
     assert call.headers["webhook-id"] == message.public_id and call.path == "/hook"
     (row,) = office.all()
     assert row.state is State.DELIVERED and row.attempts == 1 and row.settled_at and row.error is None
+
+
+def test_alerts_stand_in_the_historian_and_reach_a_webhook(office: Any, receiver: Any) -> None:
+    office.configure({"ops": hook(receiver.url)}, [{"topics": ["alert.*"], "channels": ["ops"]}])
+    now = datetime.now(UTC)
+    with office.database.transaction() as connection:
+        connection.execute(
+            "INSERT INTO provider_usage (ts, request_id, actor, route, op, provider, model, status, error_code,"
+            " tokens_in, tokens_cached, tokens_out, counted, latency_ms, meta) SELECT %s, 'r', 'a', '/', 'run',"
+            " 'openai', 'm', 'error', 'provider_timeout', 0, 0, 0, 'estimated', 1, '{}' FROM generate_series(1, 25)",
+            (now,),
+        )
+    stale = [alerts.Stale("costs/daily", now - timedelta(days=3))]
+    changes: list[Any] = office.database.read(lambda connection: alerts.due(connection, stale, now))
+    for status in ("ok", "failed"):
+        seen = [health.Observation("files", status, "No room; ask ada@example.org.", None, None, now)]
+        change = office.database.read(lambda connection, seen=seen: health.record(connection, "here", seen))
+        if change.entries:
+            changes.append(change)
+            continue
+        with office.database.transaction() as connection:
+            for statement in change.companions:
+                connection.execute(statement.query, statement.bound(()))
+    for change in changes:
+        office.ledger.commit(change).result(20)
+    office.tell(news())
+    assert office.deliver().delivered == 3
+    told = [standardwebhooks.Webhook(SECRET).verify(call.body, call.headers) for call in receiver.calls]
+    assert {one["type"] for one in told} == {"alert.error_rate", "alert.stale_asset", "alert.service"}
+    assert "[email]" in next(one["text"] for one in told if one["type"] == "alert.service")
+    with office.database.snapshot() as connection:
+        entries = list_entries(connection, "historian", Filter(kind="alert")).data
+    assert {f"msg_{entry.id.hex}" for entry in entries} == {call.headers["webhook-id"] for call in receiver.calls}
+
+
+def test_a_receiver_is_looked_at_and_sent_nothing(
+    receiver: Any, closed_port: int, mail_server: Callable[..., Any]
+) -> None:
+    def at(url: str, *, private: bool = True) -> None:
+        host, port, tls = WebhookChannel.model_validate(hook(url)).address
+        reach(host, port, tls=tls, allow_private=private, timeout=10)
+
+    at(receiver.url)
+    mail = {"kind": "smtp", "host": "localhost", "port": mail_server("implicit").port, "tls": "implicit"}
+    channel = MailChannel.model_validate(mail | {"sender": "a@example.org", "recipients": ["b@example.org"]})
+    refused = {f"http://127.0.0.1:{closed_port}/": True, receiver.url: False}
+    for url, private in refused.items():
+        with pytest.raises(Undelivered):
+            at(url, private=private)
+    host, port, tls = channel.address
+    with pytest.raises(Undelivered, match="TLS"):
+        reach(host, port, tls=tls, allow_private=True, timeout=10)
+    assert receiver.calls == []
 
 
 def test_slack_gets_its_own_format(office: Any, receiver: Any) -> None:

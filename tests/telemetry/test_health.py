@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,11 +12,16 @@ import pytest
 from stemma.errors import InvalidInput, Unavailable
 from stemma.ledger import feed
 from stemma.ledger.service import Ledger
+from stemma.llm.providers.base import Standing
 from stemma.store.database import Database
+from stemma.store.files import FileStore
 from stemma.store.settings import Settings
+from stemma.telemetry import dependencies as telemetry_dependencies
 from stemma.telemetry.checks import Check, check_all
+from stemma.telemetry.dependencies import Dependencies
 from stemma.telemetry.health import ERROR_RATE, latest, list_health, observe, record
 from stemma.telemetry.metrics import Metrics
+from stemma.telemetry.providers import check_providers
 from stemma.telemetry.recorder import Recorder
 
 FINE = Check("ok", required=True, detail="The database answers.")
@@ -162,3 +168,63 @@ def test_every_check_says_how_it_stands(settings: Settings, database: Database) 
     }
     assert checks["database"].status == "ok"
     assert (checks["search_index"].status, "materialize" in checks["search_index"].detail) == ("failed", True)
+
+
+def test_what_lies_outside_the_process_is_looked_at(settings: Settings, database: Database) -> None:
+    dependencies = Dependencies(settings, database, patience=20)
+    found = dependencies.check()
+    # A daemon that was never heard of: no schedule of this studio runs.
+    assert {name: check.status for name, check in found.items()} == {"files": "ok", "daemon": "not_running"}
+    assert list(FileStore.open_default(settings).list()) == []
+    blocked = settings.home / "blocked"
+    blocked.write_text("A file, where the store's folder should be.")
+    path = settings.home / "notify.yaml"
+    path.write_text("channels: {ops: {kind: slack, url: 'http://127.0.0.1:1/', allow_private: true}}")
+    path.chmod(0o600)
+    broken = settings.model_copy(update={"files_url": str(blocked)})
+    found = Dependencies(broken, database, patience=20).check()
+    assert (found["files"].status, found["channel/ops"].status) == ("failed", "failed")
+    path.write_text("channels: 3")
+    assert Dependencies(settings, database, patience=20).check()["channels"].status == "failed"
+
+
+def test_one_that_hangs_is_told_of_and_asked_once(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    freed, asked = threading.Event(), []
+
+    def hang(_: Database) -> Check:
+        asked.append(1)
+        freed.wait(60)
+        return FINE
+
+    monkeypatch.setattr(telemetry_dependencies, "_check_daemon", hang)
+    dependencies = Dependencies(settings, database, patience=0.05)
+    for _ in range(3):
+        assert dependencies.check()["daemon"].status == "failed"
+    assert len(asked) == 1
+    freed.set()
+
+
+def test_providers_are_judged_by_a_look_and_by_their_calls(settings: Settings, database: Database) -> None:
+    now = datetime.now(UTC)
+    standings = {
+        "openai": Standing("ready", "It answers.", ("m",), now),
+        "local": Standing("disabled", "It is switched off."),
+        "offline": Standing("ready", "It quotes the index.", ("e",)),
+    }
+
+    def statuses(**more: Standing) -> dict[str, str]:
+        found = check_providers(settings, database, standings | more)
+        return {name.removeprefix("provider/"): check.status for name, check in found.items()}
+
+    assert statuses() == {"openai": "ok", "local": "not_running", "offline": "ok"}
+    assert statuses(openai=Standing("ready", "It did not answer.", (), now))["openai"] == "failed"
+    assert statuses(openai=Standing("resting", "It failed.", ("m",), now))["openai"] == "failed"
+    with database.transaction() as connection:
+        connection.execute(
+            "INSERT INTO provider_usage (ts, request_id, actor, route, op, provider, model, status, error_code,"
+            " tokens_in, tokens_cached, tokens_out, counted, latency_ms, meta) SELECT now(), 'r', 'a', '/', 'run',"
+            " 'openai', 'm', 'error', 'provider_timeout', 0, 0, 0, 'estimated', 1, '{}' FROM generate_series(1, 6)"
+        )
+    assert statuses()["openai"] == "failed"

@@ -13,6 +13,7 @@ from api.console.charts import Bar, bars
 from api.console.rendering import render
 from api.deps import DatabaseDep
 from api.limits import limited
+from api.routers.llm import RouterDep
 from stemma.access.principal import Principal
 from stemma.llm import budgets
 from stemma.telemetry import costs, error_budget, health, latency
@@ -26,7 +27,9 @@ _PROVIDER: Final = "provider/"
 
 
 @router.get("")
-def show(request: Request, principal: Annotated[Principal, allow("llm:read")], database: DatabaseDep) -> Response:
+def show(
+    request: Request, principal: Annotated[Principal, allow("llm:read")], database: DatabaseDep, llm: RouterDep
+) -> Response:
     """The last thirty days and twelve weeks that are over, and today so far."""
     span, weeks = last_days(_DAYS), last_days(7 * (_WEEKS + 1)).weeks
     with database.snapshot() as connection:
@@ -37,6 +40,7 @@ def show(request: Request, principal: Annotated[Principal, allow("llm:read")], d
         errors = error_budget.standing(connection, span.last)
         stands = budgets.standings(connection)
         services = health.latest(connection)
+    standings = llm.standings()
     providers = {row.name.removeprefix(_PROVIDER): row for row in services if row.name.startswith(_PROVIDER)}
     return render(
         request,
@@ -47,7 +51,8 @@ def show(request: Request, principal: Annotated[Principal, allow("llm:read")], d
         daily_chart=_chart(daily, f"US dollars on each of the last {_DAYS} days"),
         weekly_chart=_chart(weekly, f"US dollars in each of the last {_WEEKS} weeks"),
         models=models,
-        providers=sorted({*providers, *(model.provider for model in models)}),
+        providers=sorted({*standings, *providers, *(model.provider for model in models)}),
+        standings=standings,
         health=providers,
         latencies=latencies,
         whole=next((one for one in latencies if one.by == "all"), None),

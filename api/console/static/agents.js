@@ -96,7 +96,7 @@ function take(call, { id, kind, data }) {
     draw(call);
     if (kind === "done") {
       cite(call, data.citations);
-      const cost = data.cost === null ? "" : `, US$ ${data.cost}`;
+      const cost = data.cost === null ? ", cost unknown" : `, US$ ${Number(data.cost).toFixed(6)}`;
       says("model", `${data.model} (${data.provider}), ${data.usage.tokens_in} + ${data.usage.tokens_out} tokens${cost}`);
       says("state", "answered");
     } else {

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from stemma.access.permissions import Role
 from stemma.access.principal import Principal
-from stemma.agents.model import Agent, ToolContext, ToolResult
+from stemma.agents.model import Agent, Grant, ToolContext, ToolResult
 from stemma.agents.tools.marking import marked
 from stemma.agents.tools.model import Arguments, Studio, Tool, Use
 from stemma.agents.tools.registry import TOOLS
@@ -39,7 +39,7 @@ class Tools:
     def specs(self, agent: Agent, principal: Principal) -> tuple[ToolSpec, ...]:
         """Those that the agent was granted and the caller may use, by name."""
         return tuple(
-            ToolSpec(tool.name, tool.description, tool.parameters)
+            ToolSpec(tool.name, _described(tool, agent.tools[name]), tool.parameters)
             for name, tool in sorted(TOOLS.items())
             if name in agent.tools and _refusal(tool, principal) is None
         )
@@ -56,6 +56,19 @@ class Tools:
         except StemmaError as error:
             return _failed(call.name, error)
         return ToolResult(marked(tool.name, found.content), citations=found.citations, facts=found.facts)
+
+
+def _described(tool: Tool, grant: Grant) -> str:
+    """What the tool does, and what of it there is to reach: a model that knows asks for nothing else in vain."""
+    lists = {
+        "folders": grant.paths,
+        "hosts": grant.hosts,
+        "assets": grant.assets,
+        "nodes": grant.nodes,
+        "secrets": [f"{name} for {use.host}" for name, use in grant.secrets.items()],
+    }
+    allowed = "; ".join(f"{what} {', '.join(names)}" for what, names in lists.items() if names)
+    return f"{tool.description} Allowed: {allowed}." if allowed else tool.description
 
 
 def _allowed(name: str, context: ToolContext) -> Tool:

@@ -6,10 +6,14 @@ rotation seals every one anew in one transaction, or conflicts with what was set
 
 from __future__ import annotations
 
+import base64
+import html
+import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
+from urllib.parse import quote, quote_plus
 
 from psycopg.rows import class_row
 from pydantic import SecretStr
@@ -29,6 +33,8 @@ PERMISSION: Final = "admin:vault"
 MAX_VALUE_BYTES: Final = 16_384
 
 _NAME: Final = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
+# What Markdown escapes, into which pages are converted.
+_SPECIAL: Final = re.compile(r"[\\`*_{}\[\]()#+!|<>~-]")
 _COLUMNS: Final = "agent, name, set_by, created_at, set_at"
 # A key that is lost seals nothing any more once every secret is removed.
 _BEGIN: Final = """
@@ -162,10 +168,22 @@ def open_secret(connection: Connection, settings: Settings, agent: str, name: st
 
 
 def hidden(text: str, *values: SecretStr) -> str:
-    """The text with these values replaced, for what came back from where they were sent."""
-    for value in values:
-        text = text.replace(value.get_secret_value(), "[secret]")
-    return text
+    """The text with these values replaced, for what came back from where they were sent: as they are, and as JSON,
+    HTML, URLs and Base64 write them, in capitals or not.
+    """
+    forms = {form for value in values for form in _forms(value.get_secret_value())}
+    if not forms:
+        return text
+    # The longest first: one form may begin as another does.
+    pattern = "|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))
+    return re.sub(pattern, "[secret]", text, flags=re.IGNORECASE)
+
+
+def _forms(value: str) -> set[str]:
+    encoded = base64.b64encode(value.encode()).decode()
+    urls = (quote(value, safe=""), quote(value), quote_plus(value), base64.urlsafe_b64encode(value.encode()).decode())
+    texts = (json.dumps(value)[1:-1], html.escape(value), _SPECIAL.sub(r"\\\g<0>", value))
+    return {value, encoded.rstrip("="), *(url.rstrip("=") for url in urls), *texts}
 
 
 def _one(connection: Connection, agent: str, name: str) -> Secret | None:

@@ -74,10 +74,10 @@ def principal() -> Callable[..., Principal]:
 def new_agent() -> Callable[..., Agent]:
     """Make an agent that was granted these tools."""
 
-    def make(**tools: dict[str, list[str]]) -> Agent:
+    def make(name: str = "tess", **tools: dict[str, Any]) -> Agent:
         prompt = {"version": "1.0.0", "changelog": "First.", "text": "You are Tess."}
         return Agent.model_validate(
-            {"name": "tess", "title": "Tess", "purpose": "Is tested.", "prompt": prompt, "tools": tools}
+            {"name": name, "title": "Tess", "purpose": "Is tested.", "prompt": prompt, "tools": tools}
         )
 
     return make

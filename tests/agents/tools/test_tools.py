@@ -1,24 +1,31 @@
 from __future__ import annotations
 
 import dataclasses
+import html
+import io
 import json
+import logging
 import re
 import threading
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_network
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID, uuid4
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from assets.jobs import _MADE
 from stemma.access.permissions import PERMISSIONS, Role
-from stemma.access.principal import Principal
+from stemma.access.principal import Principal, local_principal
 from stemma.agents import roster
 from stemma.agents.model import Agent, ToolResult
 from stemma.agents.tools.files import MAX_READ
@@ -27,9 +34,11 @@ from stemma.agents.tools.registry import TOOLS
 from stemma.agents.tools.toolbox import Tools
 from stemma.agents.tools.waiting import KIND, MOST_WAITING
 from stemma.agents.tools.work import MADE_BY
+from stemma.agents.vault import secrets
 from stemma.approvals import catalog, decisions
 from stemma.approvals.model import State, Verdict
 from stemma.ledger import receipts
+from stemma.store.logs import configure_logging
 
 NewAgent = Callable[..., Agent]
 NewPrincipal = Callable[..., Principal]
@@ -233,11 +242,13 @@ class _Pages(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def pages() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Pages) as server:
+def pages(handler: type[BaseHTTPRequestHandler] = _Pages) -> Iterator[tuple[str, Any]]:
+    """A site's address, and its server, which keeps what came."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.came = []  # type: ignore[attr-defined]
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"http://127.0.0.1:{server.server_port}", server
         server.shutdown()
         thread.join()
 
@@ -245,7 +256,7 @@ def pages() -> Iterator[str]:
 def test_pages_are_fetched_from_allowed_hosts_alone(workshop: Any, tess: Agent) -> None:
     near = dataclasses.replace(workshop.studio, reachable=(ip_network("127.0.0.0/8"), ip_network("::1")))
     loopback = dataclasses.replace(workshop, tools=Tools(near))
-    with pages() as base:
+    with pages() as (base, _):
         page = found(loopback.use(tess, "fetch_url", {"url": f"{base}/page"}))
         assert "Lamps" in page["text"] and "[email]" in page["text"]
         assert found(loopback.use(tess, "fetch_url", {"url": f"{base}/data"}))["text"] == '{"lamps": 3}'
@@ -260,6 +271,107 @@ def test_pages_are_fetched_from_allowed_hosts_alone(workshop: Any, tess: Agent) 
         for url, code in refused.items():
             assert loopback.use(tess, "fetch_url", {"url": url}).code == code, url
         assert workshop.use(tess, "fetch_url", {"url": f"{base}/page"}).code == "fetch_refused_address"
+
+
+CANARY = "canary_5e~1/9b+7f=3a&x"
+
+
+class _Echo(BaseHTTPRequestHandler):
+    """Repeats the headers that it was sent, in each form in which a server might, and leads away from here."""
+
+    def do_GET(self) -> None:
+        port = self.server.server_port  # type: ignore[attr-defined]
+        self.server.came.append((self.path, dict(self.headers)))  # type: ignore[attr-defined]
+        said = self.headers.get("X-Token") or self.headers.get("Authorization", "nothing").removeprefix("Bearer ")
+        away = {
+            "/elsewhere": f"http://localhost:{port}/raw",
+            "/path": f"/raw?token={quote(said, safe='')}",
+            "/host": f"http://{quote(said, safe='')}.example.org/",
+            "/port": f"http://127.0.0.1:{said}/",
+        }
+        if self.path in away:
+            self.send_response(302)
+            self.send_header("Location", away[self.path])
+            self.end_headers()
+            return
+        texts = {"/html": html.escape(said), "/base64": b64encode(said.encode()).decode(), "/json": json.dumps([said])}
+        text = f"You sent <{texts.get(self.path, said)}>, or {said.upper()}.".encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html" if self.path == "/html" else "text/plain")
+        self.send_header("X-Echo", said)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def put_secret(workshop: Any, name: str, value: str) -> None:
+    studio = workshop.studio
+    with studio.database.snapshot() as connection:
+        changed = secrets.set_secret(connection, local_principal(), studio.settings, "nova", name, SecretStr(value))
+    studio.ledger.commit(changed).result(20)
+
+
+@pytest.fixture
+def logged() -> Iterator[io.StringIO]:
+    """All that is logged at any level, as a process of the studio does."""
+    root = logging.getLogger()
+    handlers, level, stream = list(root.handlers), root.level, io.StringIO()
+    configure_logging("DEBUG", stream=stream)
+    yield stream
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def test_a_secret_is_sent_to_its_host_alone_and_never_seen(
+    workshop: Any, new_agent: NewAgent, principal: NewPrincipal, logged: io.StringIO
+) -> None:
+    near = dataclasses.replace(workshop.studio, reachable=(ip_network("127.0.0.0/8"), ip_network("::1")))
+    loopback = dataclasses.replace(workshop, tools=Tools(near))
+    put_secret(workshop, "TOKEN", CANARY)
+    put_secret(workshop, "BROKEN", f"{CANARY}\r\nX-Also: {CANARY}")
+    seen = []
+    with pages(_Echo) as (base, server):
+        host = base.removeprefix("http://")
+        uses = {"TOKEN": {"host": host}, "BROKEN": {"host": host}, "MISSING": {"host": host}}
+        hosts = ["127.0.0.1", "localhost"]
+        agent = new_agent("nova", fetch_url={"hosts": hosts, "secrets": uses})
+        bare = {"TOKEN": {"host": host, "header": "X-Token", "scheme": ""}}
+        named = new_agent("nova", fetch_url={"hosts": hosts, "secrets": bare})
+        (spec,) = loopback.tools.specs(agent, principal())
+        assert f"TOKEN for {host}" in spec.description and CANARY not in repr(spec)
+
+        def ask(path: str, secret: str | None = "TOKEN", by: Agent = agent, at: str = base) -> ToolResult:
+            result: ToolResult = loopback.use(by, "fetch_url", {"url": f"{at}{path}", "secret": secret})
+            seen.append(f"{result.text} {result.facts}")
+            return result
+
+        for path in ("/raw", "/html", "/base64", "/json", "/path"):
+            told = found(ask(path))
+            assert told["text"].count("[secret]") == 2, told
+            assert server.came[-1][1]["Authorization"] == f"Bearer {CANARY}"
+        assert found(ask("/raw", by=named))["text"].count("[secret]") == 2
+        assert server.came[-1][1]["X-Token"] == CANARY and "Authorization" not in server.came[-1][1]
+        assert found(ask("/elsewhere"))["text"] == "You sent <nothing>, or NOTHING."
+        assert "Authorization" not in server.came[-1][1]
+        assert found(ask("/raw", None))["text"] == "You sent <nothing>, or NOTHING."
+        refused = [
+            (ask("/host"), "fetch_host_refused"),
+            (ask("/port"), "fetch_failed"),
+            (ask("/raw", "OTHER"), "secret_refused"),
+            (ask("/raw", by=new_agent(fetch_url={"hosts": ["127.0.0.1"]})), "secret_refused"),
+            (ask("/raw", "MISSING"), "secret_not_found"),
+            (ask("/raw", "BROKEN"), "secret_not_sendable"),
+            (ask("/raw", at=base.replace("127.0.0.1", "localhost")), "fetch_credential_refused"),
+            (ask("/raw", at=f"http://127.0.0.1:{server.server_port + 1}"), "fetch_credential_refused"),
+        ]
+        assert [result.code for result, _ in refused] == [code for _, code in refused]
+    told = " ".join((*seen, logged.getvalue())).lower()
+    forms = (CANARY, quote(CANARY, safe=""), html.escape(CANARY), b64encode(CANARY.encode()).decode())
+    assert [form for form in forms if form.lower() in told] == []
 
 
 def test_an_asset_is_materialized_once_after_a_person_approved_exactly_that(
