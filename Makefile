@@ -6,9 +6,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 BENCH_READY := $(VENV)/.installed-bench
 LITELLM := .venv-litellm
+OFFLINE := tests/llm tests/agents tests/test_loopback.py $(addprefix tests/api/test_,llm.py agent_memory.py console_agents.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo build-agents up down browser test check format vendor basemap bench clean
+.PHONY: help setup demo build-agents up down browser test offline check format vendor basemap bench clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +48,9 @@ browser: $(READY) ## Find Chromium or install it
 test: $(READY) ## Run the tests, side by side where there are cores
 	@$(BIN)/stemma browser install || echo "The tests that need a browser are skipped."
 	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+
+offline: $(READY) ## Test models and agents on a network that has nothing but loopback (Linux, as root)
+	@unshare --net sh -c 'ip link set lo up && exec $(BIN)/python -m pytest $(OFFLINE)'
 
 check: $(READY) ## Lint, types, import rules and definitions
 	@$(BIN)/ruff check .

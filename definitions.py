@@ -45,6 +45,7 @@ from sensors.learning import learning
 from sensors.maps import map_sources
 from sensors.notify import notify
 from sensors.paper_runs import paper_runs_lost
+from sensors.papers import papers_taken_in
 from sensors.receipts import receipts
 from sensors.telemetry import alerts
 
@@ -71,6 +72,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
         sensors=[
             inbox,
             map_sources,
+            papers_taken_in,
             late_days,
             alerts,
             approvals,

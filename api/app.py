@@ -21,7 +21,7 @@ from api.bodies import JsonGuard
 from api.launches import Launches
 from api.limits import InFlight, Rates
 from api.middleware import BodyLimit, LoopbackOnly, RequestLog, SecurityHeaders, TextGuard, is_loopback
-from api.quick import Shared, Workers
+from api.quick import Shared, Together, Workers
 from api.routers import (
     API,
     agent_memory,
@@ -63,7 +63,7 @@ from api.routers import (
     vault,
     webhooks,
 )
-from api.sessions import UPLOAD
+from api.sessions import UPLOADS
 from api.streams import Streams
 from api.telemetry import Telemetry
 from stemma.access.authentication import authenticate
@@ -199,7 +199,7 @@ def create_app(settings: Settings | None = None, *, database: Database | None = 
     # The one added last sees a request first.
     larger = {
         f"{API}{documents.UPLOAD_PATH}": settings.max_document_bytes + _MULTIPART_OVERHEAD,
-        UPLOAD: settings.max_document_bytes + _MULTIPART_OVERHEAD,
+        **dict.fromkeys(UPLOADS, settings.max_document_bytes + _MULTIPART_OVERHEAD),
         f"{API}{papers.PATH}": settings.max_document_bytes + _MULTIPART_OVERHEAD,
         f"{API}{approvals.PATH}": approvals.MAX_BODY_BYTES,
         f"{API}{events.PATH}": events.MAX_BODY_BYTES,
@@ -241,6 +241,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.decider = Decider(database, settings)
         app.state.workers = workers = Workers(database.glances)
         opened.callback(workers.close)
+        app.state.deciding = Together(workers, app.state.decider.decide_all, decisions.AT_ONCE)
         app.state.known = Shared(workers, partial(authenticate, database, settings))
         _open_telemetry(app, settings, opened)
         observer = AppendObserver(app.state.metrics, app.state.tracing)

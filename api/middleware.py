@@ -10,6 +10,7 @@ import re
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Final
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -188,6 +189,7 @@ class LoopbackOnly:
         await response(scope, receive, send)
 
 
+@lru_cache(256)
 def is_loopback(host: str) -> bool:
     """Whether a host name or address, without port and brackets, can only mean this machine."""
     if host.lower().rstrip(".") == "localhost":
@@ -198,6 +200,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+@lru_cache(256)
 def _host_name(host: str) -> str:
     try:
         return urlsplit(f"//{host}").hostname or ""

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
@@ -22,6 +23,7 @@ from pydantic import BaseModel, ValidationError
 from api.idempotency import HEADER, KEY_FORM
 from api.limits import limited
 
+A = TypeVar("A")
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
@@ -81,6 +83,48 @@ class Workers:
     def close(self) -> None:
         """Wait for what is being worked on, and end the threads."""
         self._pool.shutdown()
+
+
+class Together(Generic[A, T]):
+    """Work that is done for many at once: who asks while others are worked for is worked for with those who came
+    meanwhile, `at_most` together. `work` gives what each is told, or the error that it gets.
+
+    It is done in nobody's context. For the event loop's thread alone.
+    """
+
+    def __init__(self, workers: Workers, work: Callable[[Sequence[A]], Sequence[T | Exception]], at_most: int) -> None:
+        self._workers = workers
+        self._work = work
+        self._at_most = at_most
+        self._waiting: deque[tuple[A, asyncio.Future[T]]] = deque()
+        self._working = False
+
+    async def __call__(self, asked: A) -> T:
+        """What the work gives for this; raises the error that it has for it."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiting.append((asked, future))
+        self._go_on()
+        return await future
+
+    def _go_on(self) -> None:
+        if self._working or not self._waiting:
+            return
+        taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._at_most))]
+        work = contextvars.Context().run(self._workers.run, self._work, [asked for asked, _ in taken])
+        work.add_done_callback(partial(self._tell, [future for _, future in taken]))
+        self._working = True
+
+    def _tell(self, futures: Sequence[asyncio.Future[T]], done: asyncio.Future[Sequence[T | Exception]]) -> None:
+        self._working = False
+        self._go_on()
+        error = done.exception()
+        for future, answer in zip(futures, [error] * len(futures) if error else done.result(), strict=True):
+            if future.done():
+                continue
+            if isinstance(answer, BaseException):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
 
 
 class Shared(Generic[T]):

@@ -29,8 +29,8 @@ CSRF_HEADER: Final = "X-CSRF-Token"
 CSRF_FIELD: Final = "csrf_token"
 SIGN_IN: Final = "/sign-in"
 
-UPLOAD: Final = "/search/upload"
-"""Where a page sends a file; its route asks for `require_form_token`."""
+UPLOADS: Final = ("/search/upload", "/papers")
+"""Where pages send files; the routes ask for `require_form_token`."""
 
 _FORM: Final = "application/x-www-form-urlencoded"
 _MULTIPART: Final = "multipart/form-data"
@@ -74,7 +74,7 @@ async def require_own_page(scope: Scope, receive: Receive, session: Session) -> 
         # Dagster's pages know no token; `api.dagster_proxy` asks for the Origin that has just been looked at.
         return receive
     given = headers.get(CSRF_HEADER)
-    if given is None and scope["path"] == UPLOAD and _media_type(headers.get("content-type", "")) == _MULTIPART:
+    if given is None and scope["path"] in UPLOADS and _media_type(headers.get("content-type", "")) == _MULTIPART:
         return receive
     if given is None and _media_type(headers.get("content-type", "")) == _FORM:
         body, receive = await _read(receive)
@@ -84,7 +84,7 @@ async def require_own_page(scope: Scope, receive: Receive, session: Session) -> 
 
 
 async def require_form_token(request: Request) -> None:
-    """For the one route that takes a form with a file, which is not read before its route is known: the form's field
+    """For routes that take a form with a file, which is not read before its route is known: the form's field
     has the token, where no header has. Raises Forbidden with code `csrf_token_missing` or `csrf_token_invalid`.
     """
     session: Session | None = request.state.session

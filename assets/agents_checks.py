@@ -4,7 +4,6 @@ import dagster as dg
 
 from assets.agents import semantic_memory
 from resources.store import StoreResource
-from stemma.agents.memory.distilling import ungrounded
 
 
 @dg.asset_check(
@@ -12,6 +11,8 @@ from stemma.agents.memory.distilling import ungrounded
 )
 def facts_are_grounded(store: StoreResource) -> dg.AssetCheckResult:
     """Compare every fact that was distilled with the episodes that it names."""
+    from stemma.agents.memory.distilling import ungrounded
+
     problems = store.database.read(ungrounded)
     return dg.AssetCheckResult(
         passed=not problems, description="; ".join(problems[:3]) or None, metadata={"problems": len(problems)}

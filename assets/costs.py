@@ -6,7 +6,7 @@ A day or week is complete when it is over. Blocking checks stand in `assets/cost
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -14,9 +14,11 @@ from assets.automation import DAILY_FRESHNESS
 from assets.product import Partition, Partitions, product
 from resources.store import StoreResource
 from stemma.store.outputs import Listing
-from stemma.telemetry import costs
-from stemma.telemetry.costs import Cost
-from stemma.telemetry.days import NOTHING, Kept, Span
+from stemma.telemetry import versions
+
+if TYPE_CHECKING:
+    from stemma.telemetry.costs import Cost
+    from stemma.telemetry.days import Kept, Span
 
 # EDIT HERE: the first day of which calls to models are summed up; weeks begin with its Monday.
 USAGE_DAYS = dg.DailyPartitionsDefinition(start_date="2025-01-01", timezone="UTC")
@@ -26,7 +28,7 @@ USAGE_WEEKS = dg.WeeklyPartitionsDefinition(start_date="2024-12-30", day_offset=
 @product(
     key=["costs", "daily"],
     kinds={"postgres"},
-    code_version=costs.VERSION,
+    code_version=versions.COSTS,
     description="Calls, tokens and US dollars of each day, by provider, model, agent and route, and the founder's.",
     partitions_def=USAGE_DAYS,
     backfill_policy=dg.BackfillPolicy.single_run(),
@@ -34,6 +36,8 @@ USAGE_WEEKS = dg.WeeklyPartitionsDefinition(start_date="2024-12-30", day_offset=
 )
 def costs_daily(context: dg.AssetExecutionContext, store: StoreResource) -> Partitions:
     """Sum up the days of the run."""
+    from stemma.telemetry import costs
+
     span = span_of(context)
     kept = costs.sync_days(store.database, span)
     shown = _shown(store.database.read(lambda connection: costs.daily(connection, span)))
@@ -44,13 +48,15 @@ def costs_daily(context: dg.AssetExecutionContext, store: StoreResource) -> Part
     key=["costs", "weekly"],
     deps=[costs_daily],
     kinds={"postgres"},
-    code_version=costs.VERSION,
+    code_version=versions.COSTS,
     description="The same for weeks from Monday to Sunday, by provider and model.",
     partitions_def=USAGE_WEEKS,
     backfill_policy=dg.BackfillPolicy.single_run(),
 )
 def costs_weekly(context: dg.AssetExecutionContext, store: StoreResource) -> Partitions:
     """Add up the weeks of the run."""
+    from stemma.telemetry import costs
+
     span = span_of(context)
     kept = costs.sync_weeks(store.database, span)
     shown = _shown(store.database.read(lambda connection: costs.weekly(connection, span)))
@@ -58,20 +64,24 @@ def costs_weekly(context: dg.AssetExecutionContext, store: StoreResource) -> Par
     return replace(weeks, by_key={key: replace(week, made_from=_days(key)) for key, week in weeks.by_key.items()})
 
 
-def span_of(context: dg.AssetExecutionContext) -> Span:
+def span_of(context: dg.AssetExecutionContext) -> "Span":
     """The days of a run, or the Mondays of its weeks."""
+    from stemma.telemetry.days import Span
+
     keys = context.partition_key_range
     return Span(date.fromisoformat(keys.start), date.fromisoformat(keys.end))
 
 
 def told(
     context: dg.AssetExecutionContext,
-    kept: Mapping[date, Kept],
+    kept: "Mapping[date, Kept]",
     shown: Mapping[date, Mapping[str, Any]],
     *,
     noun: str,
 ) -> Partitions:
     """What each day or week of a run became, with what is `shown` of it."""
+    from stemma.telemetry.days import NOTHING
+
     partitions = {}
     for key in context.partition_keys:
         day = date.fromisoformat(key)
@@ -92,7 +102,7 @@ def _days(week: str) -> tuple[str, ...]:
     return tuple(str(date.fromisoformat(week) + timedelta(days=day)) for day in range(7))
 
 
-def _shown(found: tuple[Cost, ...]) -> dict[date, dict[str, Any]]:
+def _shown(found: "tuple[Cost, ...]") -> dict[date, dict[str, Any]]:
     """What a person would look at, above all the money that the calls cost."""
     return {
         cost.day: {

@@ -10,7 +10,6 @@ import contextlib
 from collections.abc import Iterator, Mapping
 
 import dagster as dg
-import psycopg
 from dagster._utils.interrupts import raise_interrupts_as
 
 from stemma.errors import (
@@ -72,11 +71,17 @@ def domain_failures() -> Iterator[None]:
     except BaseException as error:
         if _was_interrupted(error):
             raise Interrupted from error
-        if isinstance(error, psycopg.OperationalError):
+        if _may_pass(error):
             raise
         if isinstance(error, StemmaError):
             raise DomainFailure(error) from error
         raise PermanentFailure(error) from error
+
+
+def _may_pass(error: BaseException) -> bool:
+    import psycopg
+
+    return isinstance(error, psycopg.OperationalError)
 
 
 def _was_interrupted(error: BaseException) -> bool:

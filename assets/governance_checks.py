@@ -1,7 +1,7 @@
 """Blocking checks on the governance loop's memory: what does not agree with what happened stops what is built on it."""
 
 from datetime import date
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from dagster._core.storage.tags import (
@@ -12,10 +12,10 @@ from dagster._core.storage.tags import (
 
 from assets.governance import entity_features, knowledge_snapshots
 from resources.store import StoreResource
-from stemma.governance.memory.inputs import Span, whole_span
-from stemma.governance.memory.recount import recount
-from stemma.governance.memory.snapshots import unredacted
-from stemma.store.database import Connection
+
+if TYPE_CHECKING:
+    from stemma.governance.memory.inputs import Span
+    from stemma.store.database import Connection
 
 
 @dg.asset_check(
@@ -25,6 +25,8 @@ from stemma.store.database import Connection
 )
 def features_equal_events(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg.AssetCheckResult:
     """Count the run's days a second time; all of them outside of a run of days."""
+    from stemma.governance.memory.recount import recount
+
     with store.database.snapshot() as connection:
         span = _span(context, connection)
         if span is None:
@@ -37,13 +39,17 @@ def features_equal_events(context: dg.AssetCheckExecutionContext, store: StoreRe
 @dg.asset_check(asset=knowledge_snapshots, blocking=True, description="Snapshots are redacted, and match their hashes")
 def snapshots_are_redacted(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg.AssetCheckResult:
     """Look at the snapshots of the run's days once more."""
+    from stemma.governance.memory.snapshots import unredacted
+
     with store.database.snapshot() as connection:
         span = _span(context, connection)
         problems = () if span is None else unredacted(connection, span)
     return _none_of(problems, {})
 
 
-def _span(context: dg.AssetCheckExecutionContext, connection: Connection) -> Span | None:
+def _span(context: dg.AssetCheckExecutionContext, connection: "Connection") -> "Span | None":
+    from stemma.governance.memory.inputs import Span, whole_span
+
     tags = context.run.tags
     only = tags.get(PARTITION_NAME_TAG)
     first, last = tags.get(ASSET_PARTITION_RANGE_START_TAG, only), tags.get(ASSET_PARTITION_RANGE_END_TAG, only)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import dagster as dg
@@ -26,12 +27,11 @@ from assets.maps import MAP_LAYERS
 from assets.papers import PAPERS
 from stemma.errors import Unavailable
 from stemma.jobs import kinds
-from stemma.jobs.lifecycle import Failure
 from stemma.jobs.model import JOB_TAG, JobState
-from stemma.jobs.running import RunningJob, held
-from stemma.store.database import Database
-from stemma.store.settings import load_settings
-from stemma.telemetry.tracing import fail, traced
+
+if TYPE_CHECKING:
+    from stemma.jobs.lifecycle import Failure
+    from stemma.jobs.running import RunningJob
 
 _PARTITIONS = {"source": KNOWLEDGE_SOURCES, "layer": MAP_LAYERS, "paper": PAPERS}
 
@@ -54,6 +54,11 @@ class ClaimingExecutor(Executor):
         if job_id is None:
             yield from self._inner.execute(plan_context, execution_plan)
             return
+        from stemma.jobs.running import held
+        from stemma.store.database import Database
+        from stemma.store.settings import load_settings
+        from stemma.telemetry.tracing import fail, traced
+
         settings, stop = load_settings(), _stopper(plan_context.instance, run.run_id)
         with (
             Database.open(settings) as database,
@@ -72,6 +77,8 @@ class ClaimingExecutor(Executor):
     def _carry_out(
         self, job: RunningJob, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan
     ) -> Iterator[DagsterEvent]:
+        from stemma.jobs.lifecycle import Failure
+
         failure: Failure | None = None
         try:
             _know_partition(plan_context.instance, job)
@@ -137,6 +144,8 @@ def _stopper(instance: dg.DagsterInstance, run_id: str) -> Callable[[], None]:
 
 def _interrupted(job: RunningJob, plan_context: PlanOrchestrationContext) -> None:
     """Somebody cancelled the job or ended its run; else the machine did, and another attempt may succeed."""
+    from stemma.jobs.lifecycle import Failure
+
     run = plan_context.instance.get_run_by_id(plan_context.run_id)
     if run is not None and run.status is dg.DagsterRunStatus.CANCELING:
         job.stop()
@@ -145,6 +154,8 @@ def _interrupted(job: RunningJob, plan_context: PlanOrchestrationContext) -> Non
 
 
 def _failure(event: DagsterEvent) -> Failure:
+    from stemma.jobs.lifecycle import Failure
+
     data = event.step_failure_data
     foreseen = data.user_failure_data
     if foreseen is None:

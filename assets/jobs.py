@@ -9,7 +9,7 @@ import time
 import dagster as dg
 
 from assets import agents, costs, governance, knowledge, maps, paper_reports, paper_runs, papers, telemetry
-from stemma.jobs import kinds, running
+from stemma.jobs import kinds
 
 knowledge_refresh = dg.define_asset_job(
     "knowledge_refresh",
@@ -40,6 +40,8 @@ usage_weeks = dg.define_asset_job(
 @dg.op
 def pause(context: dg.OpExecutionContext) -> None:
     """Wait as long as the job says, and write its line."""
+    from stemma.jobs import running
+
     job = running.current()
     if job is None:
         context.log.info("There is no job; nothing was done.")
@@ -88,6 +90,7 @@ _BY_KIND = {
     for name, made in _MADE.items()
 }
 map_build, agents_distil = _BY_KIND["map:build"], _BY_KIND["agents:distil"]
+paper_materialize = _BY_KIND["paper:materialize"]
 governance_aggregate, governance_distil = (_BY_KIND[name] for name in ("governance:aggregate", "governance:distil"))
 
 KIND_JOBS = [noop, *_BY_KIND.values()]

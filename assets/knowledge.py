@@ -3,6 +3,8 @@
 Blocking checks on each product stand in `assets/knowledge_checks.py`.
 """
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
 
 from assets.automation import DAILY_FRESHNESS, derived_data
@@ -10,12 +12,11 @@ from assets.product import product
 from assets.shown import counted, table
 from resources.progress import ProgressLog
 from resources.store import StoreResource
-from stemma.knowledge import chunks as chunk_store
-from stemma.knowledge import documents as document_store
-from stemma.knowledge import embedding, generations, golden, sources
-from stemma.knowledge.chunking import Chunker
-from stemma.knowledge.models import Source
-from stemma.knowledge.search import Searcher
+from stemma.knowledge import versions
+
+if TYPE_CHECKING:
+    from stemma.knowledge.generations import Gate
+    from stemma.knowledge.models import Source
 
 KNOWLEDGE_SOURCES = dg.DynamicPartitionsDefinition(name="knowledge_sources")
 _LEAST_GOLDEN_HITS = 8
@@ -36,6 +37,8 @@ def documents(
     context: dg.AssetExecutionContext, store: StoreResource, progress: dg.ResourceParam[ProgressLog]
 ) -> dg.MaterializeResult[None]:
     """Read one source."""
+    from stemma.knowledge import documents as document_store
+
     report = document_store.sync_documents(
         store.database, _source(context, store), store.settings, progress=progress.reporter(context)
     )
@@ -76,6 +79,9 @@ def chunks(
     context: dg.AssetExecutionContext, store: StoreResource, progress: dg.ResourceParam[ProgressLog]
 ) -> dg.MaterializeResult[None]:
     """Cut the changed documents of one source."""
+    from stemma.knowledge import chunks as chunk_store
+    from stemma.knowledge.chunking import Chunker
+
     report = chunk_store.sync_chunks(
         store.database,
         _source(context, store),
@@ -101,7 +107,7 @@ def chunks(
     partitions_def=KNOWLEDGE_SOURCES,
     deps=[chunks],
     kinds={"pytorch", "postgres"},
-    code_version=embedding.VERSION,
+    code_version=versions.EMBEDDING,
     automation_condition=derived_data(),
     description="One unit vector per distinct chunk text and model; only texts never seen before are embedded.",
 )
@@ -109,6 +115,8 @@ def embeddings(
     context: dg.AssetExecutionContext, store: StoreResource, progress: dg.ResourceParam[ProgressLog]
 ) -> dg.MaterializeResult[None]:
     """Embed the new texts of one source."""
+    from stemma.knowledge import embedding
+
     report = embedding.sync_embeddings(
         store.database,
         context.partition_key,
@@ -134,7 +142,7 @@ def embeddings(
     key=["knowledge", "search_index"],
     deps=[embeddings],
     kinds={"postgres", "tantivy"},
-    code_version=generations.VERSION,
+    code_version=versions.INDEX,
     automation_condition=derived_data(),
     freshness_policy=DAILY_FRESHNESS,
     description=(
@@ -146,6 +154,8 @@ def search_index(
     context: dg.AssetExecutionContext, store: StoreResource, progress: dg.ResourceParam[ProgressLog]
 ) -> dg.MaterializeResult[None]:
     """Build and activate a generation, or confirm the active one."""
+    from stemma.knowledge import embedding, generations
+
     report = generations.build_generation(
         store.database,
         store.settings,
@@ -167,11 +177,16 @@ def search_index(
     )
 
 
-def _golden_gate(store: StoreResource) -> generations.Gate:
+def _golden_gate(store: StoreResource) -> "Gate":
+    from stemma.knowledge import golden
+    from stemma.knowledge.search import Searcher
+
     searcher = Searcher(store.database, store.settings)
     return golden.golden_gate(searcher, golden.load_questions(), least_hit_at_3=_LEAST_GOLDEN_HITS)
 
 
-def _source(context: dg.AssetExecutionContext, store: StoreResource) -> Source:
+def _source(context: dg.AssetExecutionContext, store: StoreResource) -> "Source":
+    from stemma.knowledge import sources
+
     with store.database.snapshot() as connection:
         return sources.get(connection, context.partition_key)

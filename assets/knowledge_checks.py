@@ -1,16 +1,11 @@
 """Blocking checks on the knowledge products: a product that fails its invariants stops what is built on it."""
 
-from collections.abc import Callable
 from typing import Any
 
 import dagster as dg
 
 from assets.knowledge import chunks, documents, embeddings, search_index
 from resources.store import StoreResource
-from stemma.knowledge import checks
-from stemma.knowledge.chunks import reconcile_chunks
-from stemma.knowledge.documents import reconcile_documents
-from stemma.knowledge.embedding import load_model, reconcile_embeddings
 
 _PARTITION = "dagster/partition"
 
@@ -20,6 +15,8 @@ _PARTITION = "dagster/partition"
 )
 def texts_are_whole(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg.AssetCheckResult:
     """Look at every current document of the run's source, or of all sources outside a partitioned run."""
+    from stemma.knowledge.documents import reconcile_documents
+
     with store.database.snapshot() as connection:
         return _none_of(reconcile_documents(connection, context.run.tags.get(_PARTITION)))
 
@@ -29,6 +26,8 @@ def texts_are_whole(context: dg.AssetCheckExecutionContext, store: StoreResource
 )
 def spans_quote_exactly(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg.AssetCheckResult:
     """Compare every current chunk of the run's source with its document."""
+    from stemma.knowledge.chunks import reconcile_chunks
+
     with store.database.snapshot() as connection:
         return _none_of(reconcile_chunks(connection, context.run.tags.get(_PARTITION)))
 
@@ -38,6 +37,8 @@ def spans_quote_exactly(context: dg.AssetCheckExecutionContext, store: StoreReso
 )
 def no_vector_is_missing(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg.AssetCheckResult:
     """Compare the texts of the run's source with the vectors kept for the model in force."""
+    from stemma.knowledge.embedding import load_model, reconcile_embeddings
+
     key = load_model(store.settings).key
     with store.database.snapshot() as connection:
         return _none_of(reconcile_embeddings(connection, key, context.run.tags.get(_PARTITION)))
@@ -54,16 +55,13 @@ def _none_of(problems: list[str]) -> dg.AssetCheckResult:
     )
 
 
-def _index_check(check: checks.Check) -> dg.AssetChecksDefinition:
-    @dg.asset_check(
-        asset=search_index,
-        name=check.__name__,
-        blocking=True,
-        description=(check.__doc__ or "").split("\n")[0].rstrip("."),
-    )
+def _index_check(name: str, description: str) -> dg.AssetChecksDefinition:
+    @dg.asset_check(asset=search_index, name=name, blocking=True, description=description)
     def run(store: StoreResource) -> dg.AssetCheckResult:
+        from stemma.knowledge import checks
+
         with store.database.snapshot() as connection:
-            result = check(connection)
+            result = checks.INDEX_CHECKS[name](connection)
         return dg.AssetCheckResult(
             passed=result.passed, description=result.description, metadata=_shown(result.metadata)
         )
@@ -75,11 +73,13 @@ def _shown(metadata: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in metadata.items() if value is not None}
 
 
-INDEX_CHECKS: tuple[Callable[..., Any], ...] = (
-    checks.vectors_match_chunks,
-    checks.vectors_have_dimensions,
-    checks.vectors_have_unit_length,
-    checks.hnsw_finds_neighbours,
-    checks.rows_reconcile,
-)
-index_checks = [_index_check(check) for check in INDEX_CHECKS]
+_INDEX_CHECKS = {
+    "vectors_match_chunks": (
+        "Each current chunk has exactly one visible vector, made from its own text, and there is no other vector"
+    ),
+    "vectors_have_dimensions": "Every visible vector has as many dimensions as its model",
+    "vectors_have_unit_length": "Every visible vector has length 1, so that cosine and inner product agree",
+    "hnsw_finds_neighbours": "Recall@10 of the vector index against an exact scan, stored vectors being the queries",
+    "rows_reconcile": "Documents, chunks, texts and vectors add up for each source",
+}
+index_checks = [_index_check(name, description) for name, description in _INDEX_CHECKS.items()]

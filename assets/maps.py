@@ -9,7 +9,6 @@ from dataclasses import astuple, fields
 from typing import TYPE_CHECKING
 
 import dagster as dg
-import psycopg
 
 from assets.automation import DAILY_FRESHNESS, derived_data
 from assets.product import product
@@ -17,13 +16,13 @@ from assets.shown import counted, table
 from resources.progress import ProgressLog
 from resources.store import StoreResource
 from stemma.errors import StemmaError
-from stemma.maps import catalog, lifecycle, versions
-from stemma.maps.catalog import RegisteredLayer
-from stemma.maps.row_ledger import RowLedger
-from stemma.store.files import FileStore
+from stemma.maps import versions
 
 if TYPE_CHECKING:
+    from stemma.maps.catalog import BuiltArchive, RegisteredLayer
     from stemma.maps.cleaning import Cleaned
+    from stemma.maps.row_ledger import RowLedger
+    from stemma.store.files import FileStore
 
 MAP_LAYERS = dg.DynamicPartitionsDefinition(name="map_layers")
 _SHOWN = 10
@@ -45,7 +44,7 @@ def features(
 ) -> dg.MaterializeResult[None]:
     """Clean one layer."""
     # pyarrow starts a thread as soon as it is imported, and no process with threads can be forked for a run.
-    from stemma.maps import cleaning
+    from stemma.maps import catalog, cleaning, lifecycle
 
     registered = _layer(context, store)
     with store.database.snapshot() as connection:
@@ -86,7 +85,7 @@ def tiles(
     context: dg.AssetExecutionContext, store: StoreResource, progress: dg.ResourceParam[ProgressLog]
 ) -> dg.MaterializeResult[None]:
     """Build, check and serve the archive of one layer, or confirm the one that is served."""
-    from stemma.maps import cleaning, tiling
+    from stemma.maps import catalog, cleaning, lifecycle, tiling
     from stemma.maps.part_memory import PartMemory, memory_file
 
     registered, files = _layer(context, store), _files(store)
@@ -109,7 +108,7 @@ def tiles(
     return _served(archive, changed=True, tiles=tiled.report.tiles, copied=tiled.copied, largest=tiled.report.largest)
 
 
-def _served(archive: catalog.BuiltArchive, *, changed: bool, **figures: int) -> dg.MaterializeResult[None]:
+def _served(archive: "BuiltArchive", *, changed: bool, **figures: int) -> dg.MaterializeResult[None]:
     tile_count = sum(zoom.tiles for zoom in archive.zooms)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(archive.sha256[:32]),
@@ -133,6 +132,10 @@ def _served(archive: catalog.BuiltArchive, *, changed: bool, **figures: int) -> 
 @contextlib.contextmanager
 def _failure_told(context: dg.AssetExecutionContext, store: StoreResource) -> Iterator[None]:
     """Let the Historian know why a build failed; that it cannot be told is no reason of its own."""
+    import psycopg
+
+    from stemma.maps import lifecycle
+
     try:
         yield
     except Exception as error:
@@ -141,17 +144,21 @@ def _failure_told(context: dg.AssetExecutionContext, store: StoreResource) -> It
         raise
 
 
-def _layer(context: dg.AssetExecutionContext, store: StoreResource) -> RegisteredLayer:
+def _layer(context: dg.AssetExecutionContext, store: StoreResource) -> "RegisteredLayer":
+    from stemma.maps import catalog
+
     with store.database.snapshot() as connection:
         return catalog.find_layer(connection, context.partition_key)
 
 
-def _files(store: StoreResource) -> FileStore:
+def _files(store: StoreResource) -> "FileStore":
+    from stemma.store.files import FileStore
+
     return FileStore.open_default(store.settings)
 
 
-def _ledger_table(ledger: RowLedger, months: tuple[RowLedger, ...]) -> dg.MarkdownMetadataValue:
-    columns = tuple(field.name for field in fields(RowLedger))
+def _ledger_table(ledger: "RowLedger", months: "tuple[RowLedger, ...]") -> dg.MarkdownMetadataValue:
+    columns = tuple(field.name for field in fields(ledger))
     return table(columns, [("all", *astuple(ledger)[1:]), *map(astuple, reversed(months))])
 
 

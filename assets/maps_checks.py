@@ -6,15 +6,14 @@ import dagster as dg
 
 from assets.maps import features, tiles
 from resources.store import StoreResource
-from stemma.maps import catalog
-from stemma.maps.catalog import BuiltArchive
-from stemma.maps.layers import Layer
-from stemma.store.files import FileStore
 
 if TYPE_CHECKING:
+    from stemma.maps.catalog import BuiltArchive
     from stemma.maps.checks import CheckResult
     from stemma.maps.cleaning import Cleaned
+    from stemma.maps.layers import Layer
     from stemma.maps.part_memory import PartMemory
+    from stemma.store.files import FileStore
 
 _PARTITION = "dagster/partition"
 
@@ -72,24 +71,28 @@ def nothing_raw_is_shown(context: dg.AssetCheckExecutionContext, store: StoreRes
     return _verdict(found)
 
 
-def _files(store: StoreResource) -> FileStore:
+def _files(store: StoreResource) -> "FileStore":
+    from stemma.store.files import FileStore
+
     return FileStore.open_default(store.settings)
 
 
-def _memory(store: StoreResource, layer: Layer) -> "PartMemory":
+def _memory(store: StoreResource, layer: "Layer") -> "PartMemory":
     from stemma.maps.part_memory import PartMemory, memory_file
 
     return PartMemory.load(memory_file(store.settings, layer.id))
 
 
-def _layers(context: dg.AssetCheckExecutionContext, store: StoreResource) -> list[Layer]:
+def _layers(context: dg.AssetCheckExecutionContext, store: StoreResource) -> "list[Layer]":
+    from stemma.maps import catalog
+
     wanted = context.run.tags.get(_PARTITION)
     with store.database.snapshot() as connection:
         found = catalog.list_layers(connection)
     return [item.layer for item in found if wanted in (None, item.id)]
 
 
-def _cleaned(context: dg.AssetCheckExecutionContext, store: StoreResource) -> list[tuple[Layer, "Cleaned"]]:
+def _cleaned(context: dg.AssetCheckExecutionContext, store: StoreResource) -> "list[tuple[Layer, Cleaned]]":
     from stemma.maps import cleaning
 
     files = _files(store)
@@ -97,7 +100,9 @@ def _cleaned(context: dg.AssetCheckExecutionContext, store: StoreResource) -> li
     return [(layer, cleaned) for layer, cleaned in found if cleaned is not None]
 
 
-def _built(context: dg.AssetCheckExecutionContext, store: StoreResource) -> list[tuple[Layer, BuiltArchive]]:
+def _built(context: dg.AssetCheckExecutionContext, store: StoreResource) -> "list[tuple[Layer, BuiltArchive]]":
+    from stemma.maps import catalog
+
     with store.database.snapshot() as connection:
         archives = catalog.current_archives(connection)
     return [(layer, archives[layer.id]) for layer in _layers(context, store) if layer.id in archives]

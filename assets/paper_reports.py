@@ -4,6 +4,7 @@ Blocking checks stand in `assets/paper_reports_checks.py`.
 """
 
 from collections import Counter
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import dagster as dg
@@ -14,11 +15,10 @@ from assets.papers import PAPERS
 from assets.product import product
 from assets.shown import counted, table
 from resources.store import StoreResource
-from stemma.papers.reports import closing, leaderboard, publishing
-from stemma.papers.reports.model import Finding, Report
-from stemma.papers.reports.verdicts import Verdict
-from stemma.papers.runs.execution import Studio
-from stemma.store.files import FileStore
+from stemma.papers import versions
+
+if TYPE_CHECKING:
+    from stemma.papers.reports.model import Finding, Report
 
 
 @product(
@@ -26,7 +26,7 @@ from stemma.store.files import FileStore
     partitions_def=PAPERS,
     deps=[run],
     kinds={"python", "postgres"},
-    code_version=publishing.VERSION,
+    code_version=versions.REPORT,
     automation_condition=derived_data(),
     description=(
         "What one paper claims beside what the latest run observed, to the precision that the paper prints. Where a "
@@ -35,6 +35,9 @@ from stemma.store.files import FileStore
 )
 def gap_report(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult[None]:
     """Report on one paper."""
+    from stemma.papers.reports import publishing
+    from stemma.store.files import FileStore
+
     report = _report(context, store)
     kept = store.database.read(lambda connection: publishing.published(connection, report))
     changed = kept is None
@@ -69,12 +72,16 @@ def gap_report(context: dg.AssetExecutionContext, store: StoreResource) -> dg.Ma
     key=["papers", "leaderboard"],
     deps=[gap_report],
     kinds={"python"},
-    code_version=publishing.VERSION,
+    code_version=versions.REPORT,
     automation_condition=derived_data(),
     description="Which papers' claims are reproduced, by the newest report of each.",
 )
 def papers_leaderboard(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult[None]:
     """Rank the papers."""
+    from stemma.papers.reports import leaderboard
+    from stemma.papers.reports.verdicts import Verdict
+    from stemma.store.files import FileStore
+
     standings = store.database.read(leaderboard.read_leaderboard)
     files, ranked = FileStore.open_default(store.settings), leaderboard.leaderboard_bytes(standings)
     changed = not files.exists(leaderboard.FILE) or files.read(leaderboard.FILE) != ranked
@@ -95,13 +102,17 @@ def papers_leaderboard(context: dg.AssetExecutionContext, store: StoreResource) 
     )
 
 
-def _report(context: dg.AssetExecutionContext, store: StoreResource) -> Report:
+def _report(context: dg.AssetExecutionContext, store: StoreResource) -> "Report":
+    from stemma.papers.reports import closing
+    from stemma.papers.runs.execution import Studio
+    from stemma.store.files import FileStore
+
     files = FileStore.open_default(store.settings)
     studio = Studio(store.settings, store.database, files, lambda make: store.commit(store.database.read(make)))
     paper_id = UUID(context.partition_key)
     return closing.report_with_alternatives(studio, paper_id, dagster_run_id=context.run.run_id)
 
 
-def _row(finding: Finding) -> tuple[object, ...]:
+def _row(finding: "Finding") -> tuple[object, ...]:
     gap = "" if finding.gap_percent is None else f"{finding.gap_percent:+.3f}"
     return finding.label, finding.printed, finding.observed_printed or "", gap, finding.verdict.value

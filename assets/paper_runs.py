@@ -1,7 +1,7 @@
 """The run of a paper's plan: a notebook executed in a sandbox, and what it measured."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import dagster as dg
@@ -10,17 +10,14 @@ from assets.papers import PAPERS, plan
 from assets.product import product
 from assets.shown import counted, table
 from resources.store import StoreResource
-from stemma.access.principal import local_principal
 from stemma.errors import CheckFailed, Conflict
-from stemma.jobs import running
-from stemma.ledger.change import Change
-from stemma.papers import catalog as papers
-from stemma.papers import planning
-from stemma.papers.runs import artifacts, catalog, environment, execution, lifecycle
-from stemma.papers.runs.model import Run, RunStatus
 from stemma.store import outputs
-from stemma.store.database import Connection
-from stemma.store.files import FileStore
+
+if TYPE_CHECKING:
+    from stemma.ledger.change import Change
+    from stemma.papers.runs.model import Run
+    from stemma.store.database import Connection
+    from stemma.store.files import FileStore
 
 
 @product(
@@ -38,6 +35,10 @@ from stemma.store.files import FileStore
 )
 def run(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult[None]:
     """Carry out the run that a job asks for, or one that waits for whoever materializes, or a new one if need be."""
+    from stemma.papers.runs import execution
+    from stemma.papers.runs.model import RunStatus
+    from stemma.store.files import FileStore
+
     files = FileStore.open_default(store.settings)
     standing, wanted = _wanted(UUID(context.partition_key), store)
     if standing is None:
@@ -53,8 +54,14 @@ def run(context: dg.AssetExecutionContext, store: StoreResource) -> dg.Materiali
     return _result(done, changed=standing is None)
 
 
-def _wanted(paper_id: UUID, store: StoreResource) -> tuple[Run | None, UUID]:
+def _wanted(paper_id: UUID, store: StoreResource) -> "tuple[Run | None, UUID]":
     """A run that stands, or the one to carry out."""
+    from stemma.access.principal import local_principal
+    from stemma.jobs import running
+    from stemma.papers import catalog as papers
+    from stemma.papers import planning
+    from stemma.papers.runs import catalog, environment, lifecycle
+
     job = running.current()
     if job is not None and job.job.kind == lifecycle.JOB_KIND:
         return None, UUID(job.job.input["run"])
@@ -70,16 +77,18 @@ def _wanted(paper_id: UUID, store: StoreResource) -> tuple[Run | None, UUID]:
     return None, store.commit(change).id
 
 
-def _committing(store: StoreResource) -> Callable[[Callable[[Connection], Change[Any]]], Any]:
+def _committing(store: StoreResource) -> "Callable[[Callable[[Connection], Change[Any]]], Any]":
     return lambda prepare: store.commit(store.database.read(prepare))
 
 
-def _record(files: FileStore, done: Run) -> None:
+def _record(files: "FileStore", done: "Run") -> None:
+    from stemma.papers.runs import artifacts
+
     for artifact in artifacts.list_artifacts(files, done.id):
         outputs.record(outputs.hashed(artifact.key, files.read(artifact.key)))
 
 
-def _result(done: Run, *, changed: bool) -> dg.MaterializeResult[None]:
+def _result(done: "Run", *, changed: bool) -> dg.MaterializeResult[None]:
     measured = done.measured
     seconds = (done.completed_at - done.started_at).total_seconds() if done.completed_at and done.started_at else 0.0
     return dg.MaterializeResult(

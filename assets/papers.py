@@ -5,26 +5,23 @@ Blocking checks stand in `assets/papers_checks.py`.
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import dagster as dg
-import psycopg
 
 from assets.automation import derived_data
 from assets.product import product
 from assets.shown import counted, table
 from resources.store import StoreResource
 from stemma.errors import StemmaError
-from stemma.ledger.change import Change
-from stemma.papers import catalog, planning, steps
-from stemma.papers import pages as pdf
-from stemma.papers.claims import reading
-from stemma.papers.model import Paper
-from stemma.papers.plan import parse_plan
+from stemma.papers import versions
 from stemma.store import outputs
-from stemma.store.database import Connection
-from stemma.store.files import FileStore
+
+if TYPE_CHECKING:
+    from stemma.ledger.change import Change
+    from stemma.papers.model import Paper
+    from stemma.store.database import Connection
 
 PAPERS = dg.DynamicPartitionsDefinition(name="papers")
 
@@ -33,11 +30,15 @@ PAPERS = dg.DynamicPartitionsDefinition(name="papers")
     key=["papers", "pages"],
     partitions_def=PAPERS,
     kinds={"python", "pdf"},
-    code_version=pdf.VERSION,
+    code_version=versions.PAGES,
     description="The words of every page of one paper, each with its box, in the lines that they are printed in.",
 )
 def pages(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult[None]:
     """Read one paper."""
+    from stemma.papers import pages as pdf
+    from stemma.papers import steps
+    from stemma.store.files import FileStore
+
     paper, files = _paper(context, store), FileStore.open_default(store.settings)
     with _failure_told(paper, "pages", store):
         data = files.read(paper.file_key)
@@ -63,7 +64,7 @@ def pages(context: dg.AssetExecutionContext, store: StoreResource) -> dg.Materia
     partitions_def=PAPERS,
     deps=[pages],
     kinds={"python", "postgres"},
-    code_version=reading.VERSION,
+    code_version=versions.CLAIMS,
     automation_condition=derived_data(),
     description=(
         "The numbers that one paper reports, each with page, box and quote. What a person edited, accepted or rejected "
@@ -72,6 +73,10 @@ def pages(context: dg.AssetExecutionContext, store: StoreResource) -> dg.Materia
 )
 def claims(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult[None]:
     """Find what one paper claims."""
+    from stemma.papers import catalog, steps
+    from stemma.papers.claims import reading
+    from stemma.store.files import FileStore
+
     paper = _paper(context, store)
     with _failure_told(paper, "claims", store):
         found = reading.read_claims(steps.stored_pages(FileStore.open_default(store.settings), paper))
@@ -104,7 +109,7 @@ def claims(context: dg.AssetExecutionContext, store: StoreResource) -> dg.Materi
     partitions_def=PAPERS,
     deps=[claims],
     kinds={"python", "postgres"},
-    code_version=planning.VERSION,
+    code_version=versions.PLAN,
     automation_condition=derived_data(),
     description=(
         "How to reproduce the accepted claims of one paper: targets, data, method, limits, and what to try where a gap "
@@ -113,6 +118,9 @@ def claims(context: dg.AssetExecutionContext, store: StoreResource) -> dg.Materi
 )
 def plan(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult[None]:
     """Plan the reproduction of one paper."""
+    from stemma.papers import catalog, planning
+    from stemma.papers.plan import parse_plan
+
     paper = _paper(context, store)
     with _failure_told(paper, "plan", store):
         with store.database.snapshot() as connection:
@@ -148,8 +156,12 @@ def plan(context: dg.AssetExecutionContext, store: StoreResource) -> dg.Material
 
 
 @contextlib.contextmanager
-def _failure_told(paper: Paper, step: str, store: StoreResource) -> Iterator[None]:
+def _failure_told(paper: "Paper", step: str, store: StoreResource) -> Iterator[None]:
     """Leave with the paper why a step failed; that it cannot be told is no reason of its own."""
+    import psycopg
+
+    from stemma.papers import steps
+
     try:
         yield
     except StemmaError as error:
@@ -159,7 +171,7 @@ def _failure_told(paper: Paper, step: str, store: StoreResource) -> Iterator[Non
         raise
 
 
-def _written(store: StoreResource, prepare: Callable[[Connection], Change[Any] | None]) -> bool:
+def _written(store: StoreResource, prepare: "Callable[[Connection], Change[Any] | None]") -> bool:
     """Write what is to be changed, if anything is; says whether it was."""
     change = store.database.read(prepare)
     if change is not None:
@@ -167,6 +179,8 @@ def _written(store: StoreResource, prepare: Callable[[Connection], Change[Any] |
     return change is not None
 
 
-def _paper(context: dg.AssetExecutionContext, store: StoreResource) -> Paper:
+def _paper(context: dg.AssetExecutionContext, store: StoreResource) -> "Paper":
+    from stemma.papers import catalog
+
     with store.database.snapshot() as connection:
         return catalog.get_paper(connection, UUID(context.partition_key))

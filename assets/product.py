@@ -16,18 +16,17 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import dagster as dg
 
 from assets.failures import RETRY, domain_failures
-from resources import materializations
 from resources.partition_events import Told, tell
-from stemma import revision
 from stemma.errors import CheckFailed
-from stemma.ledger.receipts import Input
 from stemma.store import outputs
-from stemma.store.settings import load_settings
+
+if TYPE_CHECKING:
+    from stemma.ledger.receipts import Input
 
 PRODUCT_TAG: Final = "stemma/product"
 
@@ -100,6 +99,10 @@ def product(
 
 
 def _produce(body: Callable[[], dg.MaterializeResult[None] | Partitions]) -> dg.MaterializeResult[None]:
+    from resources import materializations
+    from stemma import revision
+    from stemma.store.settings import load_settings
+
     context = dg.AssetExecutionContext.get()
     inputs = materializations.found_inputs(context)
     started_at, wall, cpu = datetime.now(UTC), time.perf_counter(), time.process_time()

@@ -6,6 +6,7 @@ Each is made anew for all days of a run by one statement; a day is complete when
 
 from collections.abc import Callable, Mapping
 from datetime import date
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -13,9 +14,11 @@ from assets.automation import DAILY_FRESHNESS
 from assets.costs import USAGE_DAYS, span_of, told
 from assets.product import Partitions, product
 from resources.store import StoreResource
-from stemma.store.database import Database
-from stemma.telemetry import error_budget, health_days, latency
-from stemma.telemetry.days import Kept, Span
+from stemma.telemetry import versions
+
+if TYPE_CHECKING:
+    from stemma.store.database import Database
+    from stemma.telemetry.days import Kept, Span
 
 _OPTIONS = {
     "partitions_def": USAGE_DAYS,
@@ -27,41 +30,47 @@ _OPTIONS = {
 
 @product(
     key=["telemetry", "latency"],
-    code_version=latency.VERSION,
+    code_version=versions.LATENCY,
     description="Percentiles of the time that answered calls took, by provider, model, agent and route.",
     **_OPTIONS,
 )
 def telemetry_latency(context: dg.AssetExecutionContext, store: StoreResource) -> Partitions:
     """Work out the percentiles of the run's days."""
+    from stemma.telemetry import latency
+
     return _made(context, store, latency.sync_days, noun="groups")
 
 
 @product(
     key=["telemetry", "error_budget"],
-    code_version=error_budget.VERSION,
+    code_version=versions.ERROR_BUDGET,
     description="How many calls to models, and minutes of each service, went wrong; windows are added up when read.",
     **_OPTIONS,
 )
 def telemetry_error_budget(context: dg.AssetExecutionContext, store: StoreResource) -> Partitions:
     """Count the run's days."""
+    from stemma.telemetry import error_budget
+
     return _made(context, store, error_budget.sync_days, noun="counts")
 
 
 @product(
     key=["telemetry", "health"],
-    code_version=health_days.VERSION,
+    code_version=versions.HEALTH,
     description="How much of each day each service and provider was there, from what was seen every minute.",
     **_OPTIONS,
 )
 def telemetry_health(context: dg.AssetExecutionContext, store: StoreResource) -> Partitions:
     """Sum up the run's days."""
+    from stemma.telemetry import health_days
+
     return _made(context, store, health_days.sync_days, noun="services")
 
 
 def _made(
     context: dg.AssetExecutionContext,
     store: StoreResource,
-    sync: Callable[[Database, Span], Mapping[date, Kept]],
+    sync: "Callable[[Database, Span], Mapping[date, Kept]]",
     *,
     noun: str,
 ) -> Partitions:

@@ -25,6 +25,10 @@ BENCHMARKS = (
     "map_months",
     "costs",
     "paper_claims",
+    "notebook_overhead",
+    "run_stream",
+    "run_ends",
+    "run_queue",
 )
 
 

@@ -11,9 +11,7 @@ import json
 import os
 import random
 import signal
-import socket
 import statistics
-import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -26,15 +24,10 @@ import httpx
 import psycopg
 import yaml
 
-from benchmarks.studio import Measure, Studio, console, publish, scratch_studio
-from cli.services import services
-from resources.instance import PROCESS_TAG, prepare
-from stemma.access.keys import NewKey, create_key
-from stemma.access.permissions import SCOPES, Role
-from stemma.access.principal import local_principal
+from benchmarks.serving import SERVICES, serving
+from benchmarks.studio import Measure, console, publish
+from resources.instance import PROCESS_TAG
 from stemma.jobs.model import JOB_TAG
-from stemma.ledger.service import Ledger
-from stemma.processes import Service
 from stemma.store.settings import Settings
 
 ROUNDS = 25
@@ -43,8 +36,6 @@ RATIO = 1.8
 SECONDS_TO_NOTICE = 10.0
 
 _moments = random.Random(7)
-_PATIENCE = 120.0
-_SERVICES = frozenset({"code-server", "run-template", "daemon", "api", "webserver"})
 _JOB_MOMENTS = "SELECT kind, at FROM job_events WHERE job_id = %s"
 _RUN_MOMENTS = """
     SELECT coalesce(step, '') || dagster_event_type, at FROM (
@@ -179,45 +170,14 @@ def _kill_a_run(served: Served) -> float:
 
 @contextlib.contextmanager
 def _served(name: str, *, warm: bool = True) -> Iterator[Served]:
-    with scratch_studio(f"launch_{name}") as studio, contextlib.ExitStack() as stack:
-        ports = {"code_server_port": _free_port(), "api_port": _free_port()}
-        settings = studio.settings.model_copy(update=ports)
-        urls = studio.database.urls
-        environment = prepare(settings, urls) | {
-            "STEMMA_DATABASE_URL": urls.app,
-            "STEMMA_DATABASE_OWNER_URL": urls.owner,
-            "STEMMA_DAGSTER_DATABASE_URL": urls.dagster,
-            "STEMMA_API_PORT": str(settings.api_port),
-            "FF_JOBS_WORKER": "true",
-        }
-        if not warm:
-            _launch_as_dagster_does(settings)
-        for service in services(settings, environment):
-            if service.name in _SERVICES and (warm or service.name != "run-template"):
-                _start(service, settings, stack)
-        yield Served(
-            stack.enter_context(_client(studio, settings.api_port)),
-            stack.enter_context(psycopg.connect(urls.app, autocommit=True)),
-            stack.enter_context(psycopg.connect(urls.dagster, autocommit=True)),
-        )
-
-
-def _client(studio: Studio, port: int) -> httpx.Client:
-    wanted = NewKey("benchmark", Role.OWNER, tuple(f"{scope}:*" for scope in SCOPES))
-    with studio.database.transaction() as connection, Ledger(studio.database.urls, studio.settings) as ledger:
-        key = ledger.commit(create_key(connection, local_principal(), wanted, studio.settings)).result().key
-    return httpx.Client(
-        base_url=f"http://127.0.0.1:{port}/api/v1",
-        headers={"Authorization": f"Bearer {key}"},
-        timeout=_PATIENCE,
-        trust_env=False,
-    )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    only = SERVICES if warm else SERVICES - {"run-template"}
+    prepared = None if warm else _launch_as_dagster_does
+    with (
+        serving(f"launch_{name}", only=only, prepared=prepared) as served,
+        psycopg.connect(served.database.urls.app, autocommit=True) as database,
+        psycopg.connect(served.database.urls.dagster, autocommit=True) as dagster,
+    ):
+        yield Served(served.api, database, dagster)
 
 
 def _launch_as_dagster_does(settings: Settings) -> None:
@@ -226,25 +186,6 @@ def _launch_as_dagster_does(settings: Settings) -> None:
     configuration = yaml.safe_load(path.read_text())
     del configuration["run_launcher"]
     path.write_text(yaml.safe_dump(configuration))
-
-
-def _start(service: Service, settings: Settings, stack: contextlib.ExitStack) -> None:
-    log = stack.enter_context((settings.home / f"{service.name}.log").open("wb"))
-    process = subprocess.Popen(service.argv, env={**os.environ, **service.env}, cwd=service.cwd, stdout=log, stderr=log)
-    stack.callback(process.wait)
-    stack.callback(process.terminate)
-    deadline = time.monotonic() + _PATIENCE
-    while not _is_ready(service):
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"{service.name} does not start: {(settings.home / f'{service.name}.log').read_text()}")
-        time.sleep(0.1)
-
-
-def _is_ready(service: Service) -> bool:
-    try:
-        return service.ready()
-    except OSError:
-        return False
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The entry point: collects the commands and turns errors into one line and an exit code.
+"""The entry point: finds the command that is asked for and turns errors into one line and an exit code.
 
 Exit codes: 0 done · 1 unexpected error, or nobody reads the output · 2 wrong usage or input · 3 not found ·
 4 conflict with the present state · 5 something needed is unavailable · 6 a check failed · 7 not allowed · 130
@@ -12,98 +12,82 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from importlib import import_module
+from typing import Final, NoReturn
 
 import typer
 from typer.exceptions import TyperException
 
-from cli import (
-    agent_memory,
-    agents,
-    approvals,
-    browser,
-    costs,
-    database,
-    decisions,
-    events,
-    files,
-    flags,
-    graph,
-    historian,
-    jobs,
-    keys,
-    knowledge,
-    learning,
-    ledger,
-    llm,
-    maps,
-    memory,
-    nodes,
-    notify,
-    outcomes,
-    paper_reports,
-    papers,
-    personal,
-    policy,
-    receipt,
-    serve,
-    sessions,
-    vault,
-    webhooks,
-)
 from cli.output import err, print_error
 from stemma.errors import InvalidInput, StemmaError, Unavailable
-from stemma.store.settings import load_settings
 
-app = typer.Typer(
-    name="stemma",
-    help="Everything an AI studio produces, as materialized assets with receipts.",
-    epilog=(
-        "Exit codes: 0 done · 1 unexpected error · 2 wrong usage or input · 3 not found · 4 conflict · "
-        "5 unavailable · 6 a check failed · 7 not allowed · 130 interrupted."
-    ),
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-costs.add_commands(app)
-graph.add_commands(app)
-knowledge.add_commands(app)
-serve.add_commands(app)
-historian.add_commands(app)
-learning.add_commands(app)
-ledger.add_commands(app)
-memory.add_commands(app)
-personal.add_commands(app)
-sessions.add_commands(app)
-app.add_typer(agents.app, name="agent")
-app.add_typer(approvals.app, name="approvals")
-app.add_typer(browser.app, name="browser")
-app.add_typer(costs.budgets_app, name="budgets")
-app.add_typer(costs.app, name="costs")
-app.add_typer(decisions.app, name="decisions")
-app.add_typer(events.app, name="events")
-app.add_typer(files.app, name="files")
-app.add_typer(flags.app, name="flags")
-app.add_typer(jobs.app, name="jobs")
-app.add_typer(keys.app, name="keys")
-app.add_typer(learning.app, name="learning")
-app.add_typer(llm.app, name="llm")
-app.add_typer(maps.app, name="maps")
-app.add_typer(agent_memory.app, name="memory")
-app.add_typer(nodes.app, name="nodes")
-app.add_typer(outcomes.app, name="outcomes")
-paper_reports.add_commands(papers.app)
-app.add_typer(papers.app, name="papers")
-app.add_typer(policy.app, name="policy")
-app.add_typer(learning.promotions, name="promotions")
-app.add_typer(receipt.app, name="receipt")
-app.add_typer(notify.app, name="notify")
-app.add_typer(vault.app, name="vault")
-app.add_typer(webhooks.app, name="webhooks")
-app.add_typer(database.app, name="db")
+# What each module puts on the root, in the order of `--help`. A call imports only the module of its first word: all of
+# them take longer than most commands do.
+_COMMANDS: Final = {
+    "costs": ("usage",),
+    "graph": ("materialize", "demo", "status"),
+    "knowledge": ("search", "sources", "index"),
+    "serve": ("up", "down", "doctor"),
+    "historian": ("historian",),
+    "learning": ("replay", "shadow"),
+    "ledger": ("verify",),
+    "memory": ("features", "snapshots", "scorecards", "drift"),
+    "personal": ("erase",),
+    "sessions": ("sign-in", "sessions"),
+}
+_GROUPS: Final = {
+    "agent": "agents.app",
+    "approvals": "approvals.app",
+    "browser": "browser.app",
+    "budgets": "costs.budgets_app",
+    "costs": "costs.app",
+    "decisions": "decisions.app",
+    "events": "events.app",
+    "files": "files.app",
+    "flags": "flags.app",
+    "jobs": "jobs.app",
+    "keys": "keys.app",
+    "learning": "learning.app",
+    "llm": "llm.app",
+    "maps": "maps.app",
+    "memory": "agent_memory.app",
+    "nodes": "nodes.app",
+    "outcomes": "outcomes.app",
+    "papers": "papers.app",
+    "policy": "policy.app",
+    "promotions": "learning.promotions",
+    "receipt": "receipt.app",
+    "notify": "notify.app",
+    "vault": "vault.app",
+    "webhooks": "webhooks.app",
+    "db": "database.app",
+}
 
 _INTERRUPTED = 130
+
+
+def build(word: str | None = None) -> typer.Typer:
+    """The command line; only what defines this word, where there is such a word."""
+    app = typer.Typer(
+        name="stemma",
+        help="Everything an AI studio produces, as materialized assets with receipts.",
+        epilog=(
+            "Exit codes: 0 done · 1 unexpected error · 2 wrong usage or input · 3 not found · 4 conflict · "
+            "5 unavailable · 6 a check failed · 7 not allowed · 130 interrupted."
+        ),
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    known = word in _GROUPS or any(word in words for words in _COMMANDS.values())
+    for module, words in _COMMANDS.items():
+        if not known or word in words:
+            import_module(f"cli.{module}").add_commands(app)
+    for name, place in _GROUPS.items():
+        if not known or word == name:
+            module, _, attribute = place.partition(".")
+            app.add_typer(getattr(import_module(f"cli.{module}"), attribute), name=name)
+    return app
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -111,7 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in given[: given.index("--") if "--" in given else None]
     try:
-        code = app(given, prog_name="stemma", standalone_mode=False) or 0
+        root = typer.main.get_group(build(given[0] if given else None))
+        code = root(given, prog_name="stemma", standalone_mode=False) or 0
         sys.stdout.flush()
     except BrokenPipeError:
         _leave_output()
@@ -169,6 +154,8 @@ def _unexpected(error: Exception) -> StemmaError:
 
 
 def _wants_details() -> bool:
+    from stemma.store.settings import load_settings
+
     try:
         return logging.getLevelNamesMapping()[load_settings().log_level] <= logging.DEBUG
     except StemmaError:

@@ -13,10 +13,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import typer
-from pydantic import BaseModel
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from stemma.errors import StemmaError
@@ -34,7 +31,7 @@ def plain(value: Any) -> Any:
     """Turn domain values into what JSON can hold."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, BaseModel):
+    if _is_model(value):
         return value.model_dump(mode="json")
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
@@ -49,6 +46,12 @@ def plain(value: Any) -> Any:
     return value
 
 
+def _is_model(value: Any) -> bool:
+    """Whether it is a model of pydantic's; nobody has one who has not imported that."""
+    pydantic = sys.modules.get("pydantic")
+    return pydantic is not None and isinstance(value, pydantic.BaseModel)
+
+
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
     sys.stdout.write(json.dumps(plain(value), ensure_ascii=False, indent=2) + "\n")
@@ -56,6 +59,9 @@ def print_json(value: Any) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
     """A table, or the sentence `empty` when it has no rows."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
     if not rows:
         out.print(empty)
         return

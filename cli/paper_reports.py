@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import typer
 
-from cli.output import Json, moment, print_json, print_table, say
+from cli.output import Json, err, moment, print_json, print_table, say
 from cli.session import commit, open_studio
 from stemma.access.principal import local_principal
 
 if TYPE_CHECKING:
+    from stemma.papers.kid.asking import Telling
     from stemma.papers.reports.catalog import KeptReport
     from stemma.papers.reports.leaderboard import Standing
     from stemma.papers.reports.model import Finding
+    from stemma.store.database import Database
+    from stemma.store.settings import Settings
 
 PaperId = Annotated[UUID, typer.Argument(metavar="PAPER", help="The paper's id.")]
 
@@ -62,7 +66,8 @@ def print_report(kept: KeptReport) -> None:
         print_table("What would close a gap", ("alternative", "state", *columns[2:]), tried, empty="")
     for gap in found.gaps:
         closing = found.closed_by(gap.metric)
-        say(f"{gap.label}: {f'{closing} closes the gap' if closing else 'nothing that was run closes the gap'}.")
+        nothing = "not all that could close the gap was run yet" if found.is_open else "nothing that was run closes it"
+        say(f"{gap.label}: {f'{closing} closes the gap' if closing else nothing}.")
     say(f"Run {found.run_id}, sandbox {found.sandbox or 'unknown'}; reported {moment(kept.created_at)}.")
 
 
@@ -103,7 +108,10 @@ def story(
         if show:
             kept = database.read(lambda connection: keeping.get_storyboard(connection, paper))
         else:
-            kept = commit(settings, database, lambda connection: keeping.explain(connection, local_principal(), paper))
+            telling = _telling(settings, database, paper)
+            kept = commit(
+                settings, database, lambda connection: keeping.explain(connection, local_principal(), paper, telling)
+            )
     if as_json:
         print_json(kept)
         return
@@ -111,7 +119,28 @@ def story(
         say(f"{number}. {page.title}")
         say(f"   {page.body}")
         say(f"   [{page.alt_text}]")
-    say(f"Grade {kept.grade:.1f} by Flesch and Kincaid.")
+    say(f"Grade {kept.grade:.1f} by Flesch and Kincaid. Told by {kept.storyboard.told_by}.")
+
+
+def _telling(settings: Settings, database: Database, paper: UUID) -> Telling:
+    """What a model tells of a paper, where there is one."""
+    from stemma.llm.blocking import open_models
+    from stemma.llm.model import Caller, Completion, Prompt
+    from stemma.papers.kid import keeping
+    from stemma.papers.kid.asking import ask_for_story
+
+    principal = local_principal()
+    told = database.read(lambda connection: keeping.claims_to_tell(connection, principal, paper))
+    with open_models(settings, database) as models:
+
+        async def complete(prompt: Prompt, caller: Caller) -> Completion:
+            return models.complete_sync(prompt, caller)
+
+        caller = Caller(principal.actor, "cli papers story", "explain", uuid4().hex)
+        telling = asyncio.run(ask_for_story(told, complete, caller))
+    if telling.refused:
+        say(f"What the model wrote is not used: {telling.refused}", console=err)
+    return telling
 
 
 def _row(finding: Finding) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 import typer
 
+from cli import paper_reports
 from cli.output import Json, moment, print_json, print_table, say
 from cli.session import commit, open_studio
 from stemma.access.principal import local_principal
@@ -49,6 +50,8 @@ def add(
     for item in [] if as_json and not failures else ingested:
         already = "" if item.status == "created" else " (it was there already)"
         say(f"{item.paper.id}  {item.paper.title}, {item.paper.pages} pages{already}")
+    if not as_json and any(item.paper.pages_key is None for item in ingested):
+        say("`stemma up` reads and plans them by itself; `stemma papers materialize PAPER` does it now.")
     for name, error in failures[1:]:
         say(f"{name}: {error}")
     if failures:
@@ -393,3 +396,6 @@ def _run(paper: UUID, selection: str, *, as_json: bool) -> None:
         print_json(outcome)
     else:
         print_outcome(outcome)
+
+
+paper_reports.add_commands(app)

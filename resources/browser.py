@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import PrivateAttr
 
-from stemma.browser import launched, render_pdf, render_png
-from stemma.store.settings import load_settings
-
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
@@ -27,13 +24,20 @@ class BrowserResource(dg.ConfigurableResource):
 
     def png(self, html: str, *, width: int, height: int) -> bytes:
         """A picture of a page, in CSS pixels."""
+        from stemma.browser import render_png
+
         return render_png(self._running(), html, width=width, height=height)
 
     def pdf(self, html: str) -> bytes:
         """A page as a PDF."""
+        from stemma.browser import render_pdf
+
         return render_pdf(self._running(), html)
 
     def _running(self) -> Browser:
+        from stemma.browser import launched
+        from stemma.store.settings import load_settings
+
         if self._browser is None:
             self._browser = self._opened.enter_context(launched(load_settings()))
         return self._browser

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import dagster as dg
 
-from stemma.jobs import running
 from stemma.progress import Progress, ReportProgress
 
 _SECONDS_BETWEEN_LINES = 5.0
@@ -18,6 +17,8 @@ class ProgressLog:
 
     def reporter(self, context: dg.AssetExecutionContext) -> ReportProgress:
         """A callback for one step of `context`; who watches the job that it belongs to sees it as well."""
+        from stemma.jobs import running
+
         job = running.current()
 
         def write(progress: Progress) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import dagster as dg
 from pydantic import PrivateAttr
 
-from stemma.ledger.change import Change
-from stemma.ledger.entries import NewEntry
-from stemma.ledger.service import Ledger
-from stemma.store.database import Database
-from stemma.store.settings import Settings, load_settings
+if TYPE_CHECKING:
+    from stemma.ledger.change import Change
+    from stemma.ledger.entries import NewEntry
+    from stemma.store.database import Database
+    from stemma.store.settings import Settings
 
 T = TypeVar("T")
 
@@ -24,6 +24,9 @@ class StoreResource(dg.ConfigurableResource):
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Open the pool; the embedded server is started when it is not up."""
+        from stemma.store.database import Database
+        from stemma.store.settings import load_settings
+
         self._settings = load_settings()
         self._database = Database.open(self._settings)
 
@@ -33,11 +36,15 @@ class StoreResource(dg.ConfigurableResource):
 
     def record(self, *entries: NewEntry) -> None:
         """Append entries to the ledger; those that it has already, with the same ids, stay as they are."""
+        from stemma.ledger.service import Ledger
+
         with Ledger(self._database.urls, self._settings) as ledger:
             ledger.append(entries).result()
 
     def commit(self, change: Change[T]) -> T:
         """Write a change with its entries, and return its result; raises what it is refused with."""
+        from stemma.ledger.service import Ledger
+
         with Ledger(self._database.urls, self._settings) as ledger:
             return ledger.commit(change).result()
 

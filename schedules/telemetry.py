@@ -11,10 +11,6 @@ from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PART
 
 from assets.costs import USAGE_DAYS
 from assets.jobs import usage_days, usage_weeks
-from stemma.store.database import Database
-from stemma.store.settings import load_settings
-from stemma.telemetry.costs import stale_days
-from stemma.telemetry.days import Span, stretches
 
 _OFF = dg.SkipReason("FF_COST_TELEMETRY is off.")
 
@@ -29,6 +25,11 @@ _OFF = dg.SkipReason("FF_COST_TELEMETRY is off.")
 )
 def usage_day(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
     """One run for each stretch of days."""
+    from stemma.store.database import Database
+    from stemma.store.settings import load_settings
+    from stemma.telemetry.costs import stale_days
+    from stemma.telemetry.days import Span, stretches
+
     settings = load_settings()
     if not settings.ff_cost_telemetry:
         yield _OFF
@@ -51,6 +52,8 @@ def usage_day(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest |
 )
 def usage_week(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """One run, for the last four weeks: calls may have been added late to any of them."""
+    from stemma.store.settings import load_settings
+
     if not load_settings().ff_cost_telemetry:
         return _OFF
     today = context.scheduled_execution_time.date()

@@ -2,11 +2,6 @@
 
 import dagster as dg
 
-from stemma.approvals.expiry import expire_due, settle_due
-from stemma.ledger.service import Ledger
-from stemma.store.database import Database
-from stemma.store.settings import load_settings
-
 
 @dg.sensor(
     name="approvals",
@@ -16,6 +11,11 @@ from stemma.store.settings import load_settings
 )
 def approvals(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Settle what is due; it never asks for a run."""
+    from stemma.approvals.expiry import expire_due, settle_due
+    from stemma.ledger.service import Ledger
+    from stemma.store.database import Database
+    from stemma.store.settings import load_settings
+
     settings = load_settings()
     with Database.open(settings) as database:
         if not database.read(expire_due):

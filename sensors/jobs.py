@@ -7,6 +7,7 @@ None of them decides who runs a job: that is the claim.
 import contextlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import dagster as dg
@@ -15,20 +16,19 @@ from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 from assets.job_runs import job_of
 from assets.jobs import KIND_JOBS
 from stemma.errors import Conflict, NotFound
-from stemma.jobs import catalog, kinds, launching, lifecycle
-from stemma.jobs.lifecycle import Failure
+from stemma.jobs import kinds
 from stemma.jobs.model import JOB_TAG, Job
-from stemma.ledger.change import Change
-from stemma.ledger.service import Ledger
-from stemma.store.database import Connection, Database, database_time
-from stemma.store.settings import load_settings
+
+if TYPE_CHECKING:
+    from stemma.ledger.change import Change
+    from stemma.store.database import Connection, Database
 
 GRACE = timedelta(seconds=15)
 MOST_LAUNCHES = 10
 _AT_ONCE = 50
 _SUBMITTING = timedelta(minutes=1)
 
-Close = Callable[[Connection, UUID, str, dg.RunStatusSensorContext], Change[Job]]
+Close = Callable[["Connection", UUID, str, dg.RunStatusSensorContext], "Change[Job]"]
 
 
 @dg.sensor(
@@ -43,6 +43,10 @@ def jobs_waiting(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.Sk
 
     It asks what is there instead of following a cursor, so that no job can be passed by.
     """
+    from stemma.jobs import launching
+    from stemma.store.database import Database
+    from stemma.store.settings import load_settings
+
     settings = load_settings()
     if not launching.is_on(settings):
         return dg.SkipReason("FF_JOBS_WORKER is false: jobs stay queued.")
@@ -74,6 +78,11 @@ def jobs_waiting(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.Sk
 )
 def jobs_lost(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Reap what is lost; it never asks for a run."""
+    from stemma.jobs import lifecycle
+    from stemma.ledger.service import Ledger
+    from stemma.store.database import Database
+    from stemma.store.settings import load_settings
+
     settings = load_settings()
     with Database.open(settings) as database:
         lost = database.read(lifecycle.reap)
@@ -86,9 +95,7 @@ def jobs_lost(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     return dg.SkipReason(f"Jobs whose lease had ended: {len(lost)}.")
 
 
-def _closing(
-    name: str, status: dg.DagsterRunStatus, close: Callable[..., Change[Job]], seconds: int
-) -> dg.SensorDefinition:
+def _closing(name: str, status: dg.DagsterRunStatus, close: Close, seconds: int) -> dg.SensorDefinition:
     """A sensor that closes jobs whose run ended so without having said it."""
 
     @dg.run_status_sensor(
@@ -104,6 +111,10 @@ def _closing(
         job_id = job_of(run)
         if job_id is None:
             return
+        from stemma.ledger.service import Ledger
+        from stemma.store.database import Database
+        from stemma.store.settings import load_settings
+
         settings = load_settings()
         # As a rule the run has closed its job: asked for first, since opening the ledger takes longer.
         with Database.open(settings) as database, contextlib.suppress(Conflict, NotFound):
@@ -114,16 +125,22 @@ def _closing(
     return sensor
 
 
-def _finish(connection: Connection, job_id: UUID, run_id: str, _: dg.RunStatusSensorContext) -> Change[Job]:
+def _finish(connection: "Connection", job_id: UUID, run_id: str, _: dg.RunStatusSensorContext) -> "Change[Job]":
+    from stemma.jobs import lifecycle
+
     return lifecycle.finish(connection, job_id, run_id)
 
 
-def _fail(connection: Connection, job_id: UUID, run_id: str, context: dg.RunStatusSensorContext) -> Change[Job]:
-    failure = Failure("run_failed", context.dagster_event.message or "Its run failed.", passing=True)
+def _fail(connection: "Connection", job_id: UUID, run_id: str, context: dg.RunStatusSensorContext) -> "Change[Job]":
+    from stemma.jobs import lifecycle
+
+    failure = lifecycle.Failure("run_failed", context.dagster_event.message or "Its run failed.", passing=True)
     return lifecycle.fail(connection, job_id, run_id, failure)
 
 
-def _stop(connection: Connection, job_id: UUID, run_id: str, _: dg.RunStatusSensorContext) -> Change[Job]:
+def _stop(connection: "Connection", job_id: UUID, run_id: str, _: dg.RunStatusSensorContext) -> "Change[Job]":
+    from stemma.jobs import lifecycle
+
     return lifecycle.stop(connection, job_id, run_id)
 
 
@@ -147,7 +164,10 @@ def _launched(instance: dg.DagsterInstance) -> list[UUID]:
     ]
 
 
-def _due(connection: Connection, launched: list[UUID]) -> tuple[Job, ...]:
+def _due(connection: "Connection", launched: list[UUID]) -> tuple[Job, ...]:
+    from stemma.jobs import catalog
+    from stemma.store.database import database_time
+
     now = database_time(connection)
     return catalog.due_jobs(connection, quiet_until=now - GRACE, now=now, except_for=launched, limit=_AT_ONCE)
 
@@ -160,11 +180,17 @@ def _can_be_launched(job: Job, runs: int) -> bool:
     return job.kind in kinds.KINDS and runs - job.attempt < MOST_LAUNCHES
 
 
-def _give_up(database: Database, jobs: list[Job]) -> None:
+def _give_up(database: "Database", jobs: list[Job]) -> None:
     if not jobs:
         return
-    unknown = Failure("job_kind_unknown", "Its kind is not known any more.", passing=False)
-    stuck = Failure("job_not_started", f"{MOST_LAUNCHES} runs ended before they could start it.", passing=False)
+    from stemma.jobs import lifecycle
+    from stemma.ledger.service import Ledger
+    from stemma.store.settings import load_settings
+
+    unknown = lifecycle.Failure("job_kind_unknown", "Its kind is not known any more.", passing=False)
+    stuck = lifecycle.Failure(
+        "job_not_started", f"{MOST_LAUNCHES} runs ended before they could start it.", passing=False
+    )
     with Ledger(database.urls, load_settings()) as ledger:
         for job in jobs:
             failure = stuck if job.kind in kinds.KINDS else unknown

@@ -1,14 +1,12 @@
 """Telling the Historian, and who subscribed to it, of runs that failed, wherever they were started."""
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
 
-from stemma.ledger.entries import NewEntry
-from stemma.ledger.journal import run_failed
-from stemma.ledger.service import Ledger
-from stemma.notify.messages import Message
-from stemma.notify.outbox import enqueue
-from stemma.store.database import resolve_urls
-from stemma.store.settings import load_settings
+if TYPE_CHECKING:
+    from stemma.ledger.entries import NewEntry
+    from stemma.notify.messages import Message
 
 
 @dg.run_failure_sensor(
@@ -21,6 +19,12 @@ from stemma.store.settings import load_settings
 )
 def failed_runs(context: dg.RunFailureSensorContext) -> None:
     """Append an entry for the run; the same entry as before when the sensor sees it again."""
+    from stemma.ledger.journal import run_failed
+    from stemma.ledger.service import Ledger
+    from stemma.notify.outbox import enqueue
+    from stemma.store.database import resolve_urls
+    from stemma.store.settings import load_settings
+
     run, steps = context.dagster_run, context.get_step_failure_events()
     settings = load_settings()
     entry = run_failed(
@@ -35,6 +39,8 @@ def failed_runs(context: dg.RunFailureSensorContext) -> None:
         ledger.append([entry], [enqueue(_news(run.job_name, entry))]).result()
 
 
-def _news(job: str, entry: NewEntry) -> Message:
+def _news(job: str, entry: "NewEntry") -> "Message":
+    from stemma.notify.messages import Message
+
     data = {"run": entry.subject, **entry.data}
     return Message(entry.kind, f"Run failed: {job}", str(entry.data["reason"]), data, id=entry.id)

@@ -4,9 +4,6 @@ import dagster as dg
 
 from assets.jobs import knowledge_refresh
 from assets.knowledge import KNOWLEDGE_SOURCES
-from stemma.knowledge import inbox as inboxes
-from stemma.knowledge.sources import INBOX_NAME
-from stemma.store.settings import load_settings
 
 
 @dg.sensor(
@@ -18,7 +15,11 @@ from stemma.store.settings import load_settings
 )
 def inbox(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Request a run when the inbox's listing differs from the one that the cursor remembers."""
-    listing = inboxes.fingerprint(load_settings().inbox)
+    from stemma.knowledge.inbox import fingerprint
+    from stemma.knowledge.sources import INBOX_NAME
+    from stemma.store.settings import load_settings
+
+    listing = fingerprint(load_settings().inbox)
     number, _, known = (context.cursor or "0:").partition(":")
     if listing == known:
         return dg.SkipReason("Nothing changed in the inbox.")

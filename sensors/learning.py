@@ -2,11 +2,6 @@
 
 import dagster as dg
 
-from stemma.governance.learning import shadow, tending
-from stemma.ledger.service import Ledger
-from stemma.store.database import Database
-from stemma.store.settings import load_settings
-
 
 @dg.sensor(
     name="learning",
@@ -16,6 +11,11 @@ from stemma.store.settings import load_settings
 )
 def learning(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Do what is due; it never asks for a run."""
+    from stemma.governance.learning import shadow, tending
+    from stemma.ledger.service import Ledger
+    from stemma.store.database import Database
+    from stemma.store.settings import load_settings
+
     settings = load_settings()
     with Database.open(settings) as database:
         written = 0

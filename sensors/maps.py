@@ -7,9 +7,6 @@ import dagster as dg
 from assets.jobs import map_build
 from assets.maps import MAP_LAYERS
 from stemma.errors import StemmaError
-from stemma.maps import catalog
-from stemma.store.database import Database
-from stemma.store.settings import load_settings
 
 
 @dg.sensor(
@@ -24,7 +21,9 @@ def map_sources(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.Ski
 
     A source that cannot be reached now is looked at again at the next tick.
     """
-    from stemma.maps import origins
+    from stemma.maps import catalog, origins
+    from stemma.store.database import Database
+    from stemma.store.settings import load_settings
 
     settings = load_settings()
     if not settings.ff_map_pipeline:

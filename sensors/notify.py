@@ -2,11 +2,6 @@
 
 import dagster as dg
 
-from stemma.ledger.service import Ledger
-from stemma.notify.outbox import has_work
-from stemma.store.database import Database
-from stemma.store.settings import load_settings
-
 _SECONDS_PER_TICK = 20.0
 _PER_CHANNEL = 50
 
@@ -19,12 +14,16 @@ _PER_CHANNEL = 50
 )
 def notify(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Deliver what is due; it never asks for a run."""
+    from stemma.ledger.service import Ledger
+    from stemma.notify.delivery import deliver
+    from stemma.notify.outbox import has_work
+    from stemma.store.database import Database
+    from stemma.store.settings import load_settings
+
     settings = load_settings()
     with Database.open(settings) as database:
         if not database.read(has_work):
             return dg.SkipReason("Nothing is to be delivered.")
-        from stemma.notify.delivery import deliver
-
         with Ledger(database.urls, settings) as ledger:
             report = deliver(database, ledger, settings, seconds=_SECONDS_PER_TICK, at_most=_PER_CHANNEL)
     return dg.SkipReason(f"Delivered {report.delivered}, postponed {report.postponed}, failed {report.failed}.")

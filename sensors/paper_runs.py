@@ -7,10 +7,6 @@ import contextlib
 import dagster as dg
 
 from stemma.errors import Conflict
-from stemma.ledger.service import Ledger
-from stemma.papers.runs import lifecycle, lost
-from stemma.store.database import Database
-from stemma.store.settings import load_settings
 
 
 @dg.sensor(
@@ -21,6 +17,11 @@ from stemma.store.settings import load_settings
 )
 def paper_runs_lost(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Close what is lost; it never asks for a run."""
+    from stemma.ledger.service import Ledger
+    from stemma.papers.runs import lifecycle, lost
+    from stemma.store.database import Database
+    from stemma.store.settings import load_settings
+
     settings = load_settings()
     with Database.open(settings) as database:
         dead, forsaken = database.read(lifecycle.lost), database.read(lifecycle.forsaken)

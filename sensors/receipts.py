@@ -2,11 +2,6 @@
 
 import dagster as dg
 
-from resources.materializations import has_news, issue_receipts
-from stemma.ledger.receipts import require_none_refused
-from stemma.store.database import Database
-from stemma.store.settings import load_settings
-
 _SECONDS_PER_TICK = 20.0
 
 
@@ -18,6 +13,11 @@ _SECONDS_PER_TICK = 20.0
 )
 def receipts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Issue what is missing; what takes longer than a tick may is continued by the next one."""
+    from resources.materializations import has_news, issue_receipts
+    from stemma.ledger.receipts import require_none_refused
+    from stemma.store.database import Database
+    from stemma.store.settings import load_settings
+
     if not has_news(context.instance):
         return dg.SkipReason("Nothing was materialized.")
     settings = load_settings()

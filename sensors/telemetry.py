@@ -1,14 +1,13 @@
 """Telling of what calls to models do and cost, and of assets that nobody brings up to date any more."""
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from dagster._core.definitions.freshness import TimeWindowFreshnessPolicy
 
-from stemma.ledger.service import Ledger
-from stemma.store.database import Database
-from stemma.store.settings import load_settings
-from stemma.telemetry.alerts import Stale, due
+if TYPE_CHECKING:
+    from stemma.telemetry.alerts import Stale
 
 
 @dg.sensor(
@@ -19,6 +18,11 @@ from stemma.telemetry.alerts import Stale, due
 )
 def alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Tell what is due; it never asks for a run."""
+    from stemma.ledger.service import Ledger
+    from stemma.store.database import Database
+    from stemma.store.settings import load_settings
+    from stemma.telemetry.alerts import due
+
     settings = load_settings()
     if not settings.ff_cost_telemetry:
         return dg.SkipReason("FF_COST_TELEMETRY is off.")
@@ -35,8 +39,10 @@ def alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
 
 def stale_assets(
     instance: dg.DagsterInstance, graph: dg.RepositoryDefinition | None, now: datetime
-) -> tuple[Stale, ...]:
+) -> "tuple[Stale, ...]":
     """The assets that were materialized once and not within the time that their freshness policy fails them after."""
+    from stemma.telemetry.alerts import Stale
+
     if graph is None:
         return ()
     windows = {

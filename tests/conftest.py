@@ -11,11 +11,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import gzip
+import io
 import itertools
 import json
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -39,6 +41,8 @@ import uvicorn
 from fastapi import FastAPI
 from hypothesis import settings as hypothesis_settings
 from psycopg import sql
+from reportlab.lib.pdfencrypt import StandardEncryption
+from reportlab.pdfgen.canvas import Canvas
 
 from api.server import Server, listen
 from stemma.access.keys import IssuedKey, NewKey, create_key
@@ -78,11 +82,13 @@ from stemma.papers.reports import publishing
 from stemma.papers.runs import lifecycle as paper_runs
 from stemma.papers.runs.model import Artifact as RunArtifact
 from stemma.papers.runs.model import Measured, Run, RunStatus
+from stemma.papers.sandbox.levels import machine
 from stemma.store import embedded, migrations, webserver
 from stemma.store.database import Database, DatabaseUrls
 from stemma.store.files import FileStore
 from stemma.store.outputs import Artifact
 from stemma.store.settings import REPOSITORY, Settings
+from tests.loopback import Outside
 
 # The first example of a test pays for imports, and a busy machine for others: time is measured in benchmarks/ alone.
 hypothesis_settings.register_profile("untimed", deadline=None)
@@ -144,6 +150,12 @@ def _recreate(connection: psycopg.Connection, name: str, template: str) -> None:
     target, source = sql.Identifier(name), sql.Identifier(template)
     connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(target))
     connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(target, source))
+
+
+def pytest_report_header() -> str:
+    """Which sandbox the suite's escapes are tried from; workers beside each other would each keep it to themselves."""
+    levels = machine().levels
+    return f"sandbox level in force: {levels[0]}; tried: {', '.join(levels)}" if levels else "no sandbox: refused"
 
 
 @pytest.fixture(scope="session")
@@ -536,6 +548,24 @@ def _wait_until(condition: Callable[[], bool], *, seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def outside() -> Outside:
+    """What refuses connections to other machines, once it is told to; an audit hook stays until its process ends."""
+    made = Outside()
+    sys.addaudithook(made.hear)
+    return made
+
+
+@pytest.fixture(scope="module")
+def loopback_only(outside: Outside) -> Iterator[None]:
+    """Nothing but this machine is reached by the tests of a module, nor tried to be."""
+    outside.refused = True
+    yield
+    outside.refused = False
+    tried, outside.tried = outside.tried, []
+    assert tried == []
 
 
 @pytest.fixture(scope="session")
@@ -947,3 +977,22 @@ def _write_shapes(folder: Path) -> None:
         ]
         collection = {"type": "FeatureCollection", "features": features}
         (folder / f"{name}.geojson").write_text(json.dumps(collection))
+
+
+def _pdf(*pages: list[str], password: str | None = None, rotate: int = 0, top: int = 780) -> bytes:
+    buffer = io.BytesIO()
+    canvas = Canvas(buffer, encrypt=StandardEncryption(password) if password is not None else None)
+    for lines in pages:
+        canvas.setPageRotation(rotate)
+        for index, line in enumerate(lines):
+            for column, text in enumerate(line.split("\t")):
+                canvas.drawString(72 + 110 * column, top - 20 * index, text)
+        canvas.showPage()
+    canvas.save()
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def make_pdf() -> Callable[..., bytes]:
+    """A PDF of pages of lines; a tab begins the next column of a table."""
+    return _pdf

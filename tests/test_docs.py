@@ -41,9 +41,9 @@ def test_links_between_files_resolve(page) -> None:
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda path: path.name)
 def test_commands_in_the_docs_exist(page) -> None:
-    from cli.main import app
+    from cli.main import build
 
-    root = typer.main.get_command(app)
+    root = typer.main.get_command(build())
     for line in re.findall(r"^\s*(?:\.venv/bin/)?stemma ([^\n]+)$", page.read_text(), flags=re.MULTILINE):
         words = shlex.split(line, comments=True)
         command = root

@@ -289,7 +289,7 @@ def list_calls_of(principal: CallerDep, database: DatabaseDep, page: PageDep, na
 )
 def show_call(principal: CallerDep, database: DatabaseDep, name: NamePath, job_id: JobPath) -> CallBody:
     """What was asked and answered, by which model and at what cost."""
-    return _call(database.read(lambda connection: find_call(connection, principal, job_id)))
+    return _call(database.read(lambda connection: find_call(connection, principal, job_id, agent=name)))
 
 
 @router.get(
@@ -310,7 +310,7 @@ async def follow(
     last_event_id: LastEventIdDep,
 ) -> Response:
     """Server-sent events from the call's first on, or after `Last-Event-ID`, whether it runs or has ended."""
-    record = await run_in_threadpool(database.read, lambda connection: find_call(connection, principal, job_id))
+    record = await run_in_threadpool(database.read, lambda c: find_call(c, principal, job_id, agent=name))
     headers = {"X-Agent": record.agent, "X-Job-ID": str(job_id)}
     if (running := relay.find(job_id)) is not None:
         return LiveResponse(running.stream, _position(running.stream.after, last_event_id), headers=headers)
@@ -342,7 +342,8 @@ async def cancel(
     """
 
     def prepare(connection: Any) -> tuple[CallRecord, Change[Any]]:
-        return find_call(connection, principal, job_id), records.cancel(connection, principal, job_id)
+        found = find_call(connection, principal, job_id, agent=name)
+        return found, records.cancel(connection, principal, job_id)
 
     record, change = await run_in_threadpool(database.read, prepare)
     response = await once.commit(ledger, change, status=200, body=lambda _: _call(record))

@@ -26,14 +26,17 @@ from stemma.approvals.model import Verdict
 from stemma.approvals.requests import MAX_REASON
 from stemma.governance import explaining
 from stemma.governance.decisions import catalog, replaying, review
-from stemma.governance.decisions.deciding import Decider, NodeStopped
+from stemma.governance.decisions.deciding import Asked, Decider, NodeStopped
 from stemma.governance.decisions.model import Decision, DecisionSummary, Silence, State
 from stemma.governance.events.model import NewEvent
 from stemma.governance.policy import Level, Ruling
+from stemma.ledger.change import Change
 from stemma.store.cursors import Page
 
 _ASK: Final = Rule("decide:write")
 _TRIES: Final = 3
+AT_ONCE: Final = 32
+"""Decisions that look at the database together."""
 _LONGEST_NAME: Final = 63
 
 _EXPLANATION: Final = f"{API}/decisions/{{id}}/explanation"
@@ -353,17 +356,27 @@ async def decide(
 
 
 async def _decided(state: Any, principal: Principal, once: Once, node: str, asked: AskedBody) -> Response:
-    decider: Decider = state.decider
     event = asked.event.event() if asked.event else asked.event_id
     assert event is not None
     for _ in range(_TRIES - 1):
-        change = await state.workers.run(decider.decide, principal, node, event)
+        change = await _change(state, principal, node, event)
         try:
             return await once.commit(state.ledger, change, status=201, body=DecisionBody.model_validate)
         except NodeStopped:
             continue
-    change = await state.workers.run(decider.decide, principal, node, event)
+    change = await _change(state, principal, node, event)
     return await once.commit(state.ledger, change, status=201, body=DecisionBody.model_validate)
+
+
+async def _change(state: Any, principal: Principal, node: str, event: NewEvent | UUID) -> Change[Decision]:
+    change: Change[Decision]
+    if principal.founder:
+        # In a context of their own, in which nothing is logged.
+        decider: Decider = state.decider
+        change = await state.workers.run(decider.decide, principal, node, event)
+    else:
+        change = await state.deciding(Asked(principal, node, event))
+    return change
 
 
 @router.post(

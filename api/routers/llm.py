@@ -9,6 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Final, Literal, cast
 
+import structlog
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -46,6 +47,7 @@ _HEADERS: Final = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 _MOST_TURNS: Final = 1000
 _MOST_TOOLS: Final = 64
 _LONGEST_NAME: Final = 200
+_log = structlog.get_logger("api.llm")
 
 ProviderName = Literal["openai", "local", "offline"]
 ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", examples=["look_up"])]
@@ -243,8 +245,16 @@ async def _events(first: Part, parts: AsyncGenerator[Part, None], caller: Caller
             async for part in parts:
                 yield _event(part, caller)
         except StemmaError as error:
-            told = {"code": error.code, "message": error.message, "hint": error.hint, "request_id": caller.request_id}
-            yield _frame("error", json.dumps(told))
+            yield _failed(error, caller)
+        except Exception:
+            # The status is sent already: only an event can say that nothing follows.
+            _log.exception("a call to a model failed unexpectedly", request_id=caller.request_id)
+            yield _failed(StemmaError("internal_error", "Something unexpected went wrong."), caller)
+
+
+def _failed(error: StemmaError, caller: Caller) -> bytes:
+    told = {"code": error.code, "message": error.message, "hint": error.hint, "request_id": caller.request_id}
+    return _frame("error", json.dumps(told))
 
 
 def _event(part: Part, caller: Caller) -> bytes:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
@@ -17,8 +17,11 @@ from api.idempotency import OnceDep
 from api.limits import limited
 from api.openapi import problems
 from api.routers import API
+from api.routers.llm import RouterDep, caller_of
 from stemma.access.principal import Principal
+from stemma.llm.router import Router
 from stemma.papers.kid import keeping
+from stemma.papers.kid.asking import Telling, ask_for_story
 from stemma.papers.kid.keeping import KeptStoryboard
 from stemma.papers.kid.storyboard import Page, Score, Term
 from stemma.papers.model import PaperKind
@@ -27,6 +30,7 @@ from stemma.papers.reports.leaderboard import Standing
 from stemma.papers.reports.model import Attempt, Citation, Finding, Report
 from stemma.papers.reports.verdicts import Verdict
 from stemma.store import signed_urls
+from stemma.store.database import Database
 from stemma.store.settings import Settings
 
 router = APIRouter(prefix=API, tags=["papers"], route_class=limited("papers"))
@@ -35,6 +39,7 @@ ReaderDep = Annotated[Principal, allow("papers:read")]
 WriterDep = Annotated[Principal, allow("papers:write")]
 PaperPath = Annotated[UUID, Path(description="The paper's id")]
 
+_EXPLAIN: Final = f"{API}/explain/kid"
 LINK_LASTS: Final = timedelta(hours=1)
 
 
@@ -92,6 +97,7 @@ class StoryboardBody(BaseModel):
 
     paper_id: UUID
     run_id: UUID | None
+    told_by: str = Field(description="`templates`, or the model that wrote all pages but the last")
     grade: float = Field(description="Flesch–Kincaid, US school grades, over all that it says", examples=[1.4])
     pages: list[Page]
     glossary: list[Term]
@@ -148,13 +154,33 @@ def read_storyboard(_: ReaderDep, database: DatabaseDep, paper_id: PaperPath) ->
     summary="Tell a paper to children",
 )
 async def explain(
-    principal: WriterDep, once: OnceDep, database: DatabaseDep, ledger: LedgerDep, wanted: WantedStoryBody
+    request: Request,
+    principal: WriterDep,
+    once: OnceDep,
+    database: DatabaseDep,
+    ledger: LedgerDep,
+    models: RouterDep,
+    wanted: WantedStoryBody,
 ) -> Response:
-    """A storyboard of five to seven pages with a glossary, for the third grade, in place of the one before."""
+    """A storyboard of five to seven pages with a glossary, for the third grade, in place of the one before.
+
+    By a model where there is one that the caller may ask and what it writes holds, else by templates.
+    """
+    telling = await telling_of(request, principal, database, models, wanted.paper_id)
     change = await run_in_threadpool(
-        database.read, lambda connection: keeping.explain(connection, principal, wanted.paper_id)
+        database.read, lambda connection: keeping.explain(connection, principal, wanted.paper_id, telling)
     )
     return await once.commit(ledger, change, status=201, body=_story)
+
+
+async def telling_of(
+    request: Request, principal: Principal, database: Database, models: Router, paper_id: UUID
+) -> Telling:
+    """What a model tells of a paper, where the caller may ask one; raises NotFound, Forbidden."""
+    told = await run_in_threadpool(database.read, lambda c: keeping.claims_to_tell(c, principal, paper_id))
+    if not principal.may("llm:run"):
+        return Telling(None)
+    return await ask_for_story(told, models.complete, caller_of(request, principal, _EXPLAIN, "explain"))
 
 
 def _links(settings: Settings, report: Report) -> list[LinkBody]:
@@ -173,6 +199,7 @@ def _story(kept: KeptStoryboard) -> StoryboardBody:
     return StoryboardBody(
         paper_id=kept.paper_id,
         run_id=kept.run_id,
+        told_by=told.told_by,
         grade=kept.grade,
         pages=list(told.pages),
         glossary=list(told.glossary),

@@ -5,13 +5,13 @@ A run of Dagster is something else (`api.routers.runs`).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import Annotated, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Depends, Path, Response
-from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi.responses import StreamingResponse
+from fastapi.sse import ServerSentEvent
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
@@ -23,7 +23,7 @@ from api.launches import LaunchesDep
 from api.limits import limited
 from api.openapi import problems
 from api.routers import API
-from api.streams import Batch, LastEventIdDep, StreamsDep, Topic, hold_place, no_event_id
+from api.streams import HEADERS, MEDIA_TYPE, Batch, LastEventIdDep, StreamsDep, Topic, hold_place, no_event_id
 from stemma.access.authentication import require_in_force
 from stemma.access.principal import Principal
 from stemma.papers.catalog import get_paper
@@ -222,8 +222,8 @@ def first_position(database: DatabaseDep, run_id: RunPath, last_event_id: LastEv
 
 @streams.get(
     "/runs/{run_id}/events",
-    response_class=EventSourceResponse,
-    responses=problems(404, 429, 503),
+    response_class=Response,
+    responses={200: {"content": {MEDIA_TYPE: {"schema": {"type": "string"}}}}, **problems(404, 429, 503)},
     summary="Follow a run of a plan",
 )
 async def stream_events(
@@ -232,7 +232,7 @@ async def stream_events(
     streams: StreamsDep,
     run_id: RunPath,
     start: Annotated[int, Depends(first_position)],
-) -> AsyncIterator[ServerSentEvent]:
+) -> StreamingResponse:
     """Server-sent events from the run's first on, or after `Last-Event-ID`; `id` is the event's seq.
 
     `stage_update`, `progress`, `metric_update` and `sample_pred` bear an object, `log_line` and `token` text. Ends
@@ -247,8 +247,8 @@ async def stream_events(
         last = found[-1].seq if found else position
         return Batch([_event(event) for event in found], last, len(found) == _EVENTS, ended)
 
-    async for event in streams.follow(Topic(CHANNEL, str(run_id)), start, read):
-        yield event
+    events = streams.follow_many(Topic(CHANNEL, str(run_id)), start, read)
+    return StreamingResponse(events, media_type=MEDIA_TYPE, headers=HEADERS)
 
 
 def _event(event: RunEvent) -> ServerSentEvent:

@@ -44,6 +44,37 @@ _IMPORTED_LATE: Final = (
     "upath.implementations.local",
 )
 """What Dagster imports only when it opens an instance or begins a step."""
+_IMPORTED_BY_STEPS: Final = (
+    "resources.materializations",
+    "stemma.agents.memory.distilling",
+    "stemma.governance.memory.alarms",
+    "stemma.governance.memory.drift",
+    "stemma.governance.memory.embeddings",
+    "stemma.governance.memory.parquet",
+    "stemma.governance.memory.recount",
+    "stemma.governance.memory.scorecards",
+    "stemma.governance.memory.snapshots",
+    "stemma.jobs.running",
+    "stemma.knowledge.checks",
+    "stemma.knowledge.chunks",
+    "stemma.knowledge.documents",
+    "stemma.knowledge.golden",
+    "stemma.maps.lifecycle",
+    "stemma.papers.checks",
+    "stemma.papers.claims.reading",
+    "stemma.papers.planning",
+    "stemma.papers.reports.checks",
+    "stemma.papers.reports.closing",
+    "stemma.papers.reports.leaderboard",
+    "stemma.papers.steps",
+    "stemma.revision",
+    "stemma.telemetry.costs",
+    "stemma.telemetry.error_budget",
+    "stemma.telemetry.health_days",
+    "stemma.telemetry.latency",
+    "stemma.telemetry.tracing",
+)
+"""What steps of ours import only when they begin, apart from what starts threads (pyarrow) or few need (Chromium)."""
 
 Supervise = Callable[[socket.socket, str], None]
 
@@ -76,8 +107,7 @@ def preload(module: str, folder: Path) -> Preloaded:
             _resolve(target.target_definition)
         reference = worker_reference(folder)
         _import_classes(reference)
-        for name in _IMPORTED_LATE:
-            importlib.import_module(name)
+        import_late()
         _require_forkable()
     except Exception as error:
         traceback.print_exc()
@@ -90,6 +120,12 @@ def preload(module: str, folder: Path) -> Preloaded:
     mebibytes = psutil.Process().memory_full_info().pss / 2**20
     _say(f"{module} in {(ended - began) / 1e9:.1f} s: {len(files):,} files, {mebibytes:.0f} MiB")
     return Preloaded(partial(supervise, reference), files=files, edited_meanwhile=edited)
+
+
+def import_late() -> None:
+    """Import what a run would import only once it runs."""
+    for name in (*_IMPORTED_LATE, *_IMPORTED_BY_STEPS):
+        importlib.import_module(name)
 
 
 def _resolve(definitions: object) -> None:

@@ -86,14 +86,15 @@ def list_calls(
     return Page(tuple(map(_record, page.data)), page.next_cursor)
 
 
-def find_call(connection: Connection, principal: Principal, job_id: UUID) -> CallRecord:
-    """One call; raises NotFound also where it is somebody else's."""
+def find_call(connection: Connection, principal: Principal, job_id: UUID, *, agent: str | None = None) -> CallRecord:
+    """One call, of this agent where one is named; raises NotFound also where it is somebody else's."""
     row = (
         connection.cursor(row_factory=dict_row)
         .execute(
             f"SELECT {_COLUMNS} {_FROM} WHERE call.job_id = %(id)s "
-            "AND (%(actor)s::text IS NULL OR call.actor = %(actor)s)",
-            {"id": job_id, "actor": _whose(principal)},
+            "AND (%(actor)s::text IS NULL OR call.actor = %(actor)s) "
+            "AND (%(agent)s::text IS NULL OR call.agent = %(agent)s)",
+            {"id": job_id, "actor": _whose(principal), "agent": agent},
         )
         .fetchone()
     )

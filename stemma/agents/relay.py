@@ -23,7 +23,7 @@ from stemma.agents.asking import check
 from stemma.agents.calling import Conversation
 from stemma.agents.logs import AgentLogs
 from stemma.agents.model import Agent, Answer, Call, Confidant, Exchange, Memory, Models, Recollection, ToolBox
-from stemma.agents.running import Cancelled, Running, last_event
+from stemma.agents.running import Cancelled, Running, last_event, unexpected
 from stemma.agents.scribe import Scribe
 from stemma.agents.stream import Stream
 from stemma.errors import Conflict, Forbidden, NotFound, StemmaError, Unavailable
@@ -173,7 +173,12 @@ class Relay:
         """Wait for what a call comes to, have it written down, and tell it."""
         outcome = await running.outcome()
         if running.job_id is not None:
-            outcome = await self._settle(running, running.job_id, outcome)
+            try:
+                outcome = await self._settle(running, running.job_id, outcome)
+            except Exception:
+                # Whoever follows is told; the lease runs out, and the job ends as lost.
+                logger.exception("how a call to %s ended was not written down", running.call.agent.name)
+                outcome = unexpected()
             self._by_job.pop(running.job_id, None)
         self._running.discard(running)
         running.end(outcome)
@@ -290,7 +295,8 @@ class Relay:
                     await self._look(turn % _BEATS == 0)
                 if turn % _REAPS == 0:
                     await self._reap()
-            except (StemmaError, psycopg.Error) as error:
+            except Exception as error:
+                # Whatever it is, the calls that run here are not to be lost for it.
                 logger.warning("the leases of calls were not prolonged: %s", " ".join(str(error).split()))
 
     async def _look(self, beat: bool) -> None:

@@ -79,7 +79,7 @@ class Running:
             return self._stopped
         except Exception:
             logger.exception("a call to %s failed unexpectedly", self.call.agent.name)
-            return StemmaError("internal_error", "Something unexpected went wrong.")
+            return unexpected()
 
     def end(self, outcome: Answer | StemmaError) -> None:
         """Tell the stream, and whoever waits for the answer, how it ended; nothing follows."""
@@ -90,6 +90,11 @@ class Running:
             self._ended.set_exception(outcome)
             # That nobody waits for it is no mistake.
             self._ended.exception()
+
+
+def unexpected() -> StemmaError:
+    """What is told of a fault of the studio's own."""
+    return StemmaError("internal_error", "Something unexpected went wrong.")
 
 
 def last_event(outcome: Answer | StemmaError) -> tuple[str, dict[str, Any]]:

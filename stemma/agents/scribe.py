@@ -10,11 +10,9 @@ from collections.abc import Container, Mapping, Sequence
 from typing import Any, Final, Self
 from uuid import UUID
 
-import psycopg
 from psycopg.types.json import Jsonb
 
 from stemma.agents.stream import Event, Stream, cleaned
-from stemma.errors import StemmaError
 from stemma.ledger.writer import Statement
 from stemma.redaction import redact_value
 from stemma.store.database import Database
@@ -101,7 +99,7 @@ class Scribe:
             told, self._told = _split(self._told, self._streams)
             try:
                 await asyncio.to_thread(self._insert, chunks, told)
-            except (StemmaError, psycopg.Error) as error:
+            except Exception as error:
                 # Nothing is lost: it is tried again, at the latest with the end of the call.
                 logger.warning("what calls stream was not written down: %s", " ".join(str(error).split()))
                 self._told = told + self._told

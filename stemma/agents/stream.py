@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from array import array
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from json.encoder import encode_basestring_ascii
@@ -117,14 +118,16 @@ def decoded(sent: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def cleaned(value: Any) -> Any:
-    """A value as JSON that can be stored; what JSON has no form for becomes text."""
+    """A value as JSON that can be stored; what JSON has no form for becomes text, and no number null."""
     if isinstance(value, str):
         return storable(value)
     if isinstance(value, Mapping):
         return {storable(str(name)): cleaned(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [cleaned(item) for item in value]
-    return value if isinstance(value, (bool, int, float)) or value is None else storable(str(value))
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, (bool, int)) or value is None else storable(str(value))
 
 
 def storable(text: str) -> str:

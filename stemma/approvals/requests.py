@@ -17,7 +17,7 @@ from stemma.approvals.settling import require_pending, require_seen, settle
 from stemma.approvals.steps import notified, step
 from stemma.errors import Forbidden, InvalidInput, TooLarge
 from stemma.ledger.change import Change
-from stemma.ledger.writer import Statement
+from stemma.ledger.writer import Statement, row
 from stemma.store.database import Connection, database_time
 
 MAX_CONTENT_BYTES: Final = 1 << 20
@@ -32,6 +32,20 @@ _KIND = re.compile(r"[a-z0-9][a-z0-9_.:-]{0,62}")
 _NAME = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"
 # RFC 6838, 4.2; of parameters only the one that text needs.
 _MEDIA_TYPE = re.compile(rf"{_NAME}/{_NAME}(; ?charset=[A-Za-z0-9_-]{{1,40}})?")
+_AS_THEY_ARE: Final = (
+    "id", "kind", "subject", "media_type", "content_sha256", "diff", "reason", "risk", "deciders", "second_person",
+    "approvals_needed", "requested_by", "requested_at", "expires_at",
+)  # fmt: skip
+_INSERT: Final = """
+    INSERT INTO approvals (id, kind, subject, media_type, content, content_sha256, diff, reason, risk, deciders,
+        second_person, approvals_needed, requested_by, requested_at, expires_at)
+    SELECT id, kind, subject, media_type, decode(content, 'hex'), decode(content_sha256, 'hex'), diff, reason, risk,
+        deciders, second_person, approvals_needed, requested_by, requested_at, expires_at
+    FROM json_to_recordset(%(rows)s::json) AS (
+        id uuid, kind text, subject text, media_type text, content text, content_sha256 text, diff text, reason text,
+        risk text, deciders text[], second_person boolean, approvals_needed smallint, requested_by text,
+        requested_at timestamptz, expires_at timestamptz)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,28 +174,5 @@ def check_text(name: str, text: str, *, at_most: int, required: bool = False) ->
 
 
 def _insert(approval: Approval, content: bytes) -> Statement:
-    return Statement(
-        "INSERT INTO approvals (id, kind, subject, media_type, content, content_sha256, diff, reason, risk, deciders,"
-        " second_person, approvals_needed, requested_by, requested_at, expires_at)"
-        " VALUES (%(id)s, %(kind)s, %(subject)s, %(media_type)s, %(content)s, %(sha256)s, %(diff)s, %(reason)s,"
-        " %(risk)s, %(deciders)s, %(second_person)s, %(approvals_needed)s, %(requested_by)s, %(requested_at)s,"
-        " %(expires_at)s)",
-        {
-            "id": approval.id,
-            "kind": approval.kind,
-            "subject": approval.subject,
-            "media_type": approval.media_type,
-            "content": content,
-            "sha256": bytes.fromhex(approval.content_sha256),
-            "diff": approval.diff,
-            "reason": approval.reason,
-            "risk": approval.risk.value,
-            "deciders": [role.value for role in approval.deciders],
-            "second_person": approval.second_person,
-            "approvals_needed": approval.approvals_needed,
-            "requested_by": approval.requested_by,
-            "requested_at": approval.requested_at,
-            "expires_at": approval.expires_at,
-        },
-        rows=1,
-    )
+    given = {name: getattr(approval, name) for name in _AS_THEY_ARE}
+    return Statement(_INSERT, row({**given, "content": content}), rows=1, as_rows=True)

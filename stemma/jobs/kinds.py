@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from stemma.errors import InvalidInput
-from stemma.knowledge import sources
-from stemma.store.database import Connection
+
+if TYPE_CHECKING:
+    from stemma.store.database import Connection
 
 
 class Input(BaseModel):
@@ -102,11 +103,12 @@ def _no_check(connection: Connection, given: Any) -> None:
 
 
 def _check_source(connection: Connection, given: OfSource) -> None:
+    from stemma.knowledge import sources
+
     sources.get(connection, given.source)
 
 
 def _check_layer(connection: Connection, given: OfLayer) -> None:
-    # Imports numpy, which whoever merely asks for a job can do without.
     from stemma.maps.catalog import find_layer
 
     find_layer(connection, given.layer)

@@ -31,7 +31,6 @@ from stemma.store.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-VERSION = "1"
 Vectors = npt.NDArray[np.float32]
 Precision = Literal["fp32", "bf16"]
 

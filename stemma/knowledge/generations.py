@@ -39,7 +39,6 @@ from stemma.store.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-VERSION = "1"
 NEVER = 9223372036854775807
 LEAST_RECALL = 0.95
 RECALL_SAMPLE = 50

@@ -10,27 +10,29 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from psycopg.types.json import Jsonb
-
 from stemma.errors import InvalidInput
 from stemma.ledger.entries import Entry
-from stemma.ledger.writer import Parameters, Statement
+from stemma.ledger.writer import Parameters, Statement, row
 from stemma.store.database import Connection
 
 KEPT_HOURS: Final = 24
 
 # Whoever adds one removes two that are too old: the table holds a day's answers without anybody who tidies it.
 _KEEP: Final = f"""
-    WITH outdated AS (
+    WITH given AS MATERIALIZED (
+        SELECT * FROM json_to_recordset(%(rows)s::json) AS (
+            caller text, route text, key text, request_sha256 text, status smallint, headers jsonb, body text)
+    ), outdated AS (
         SELECT caller, route, key FROM kept_answers WHERE created_at < now() - interval '{KEPT_HOURS} hours'
-        ORDER BY created_at LIMIT 2 FOR UPDATE SKIP LOCKED
+        ORDER BY created_at LIMIT (SELECT 2 * count(*) FROM given) FOR UPDATE SKIP LOCKED
     ), removed AS (
         DELETE FROM kept_answers USING outdated
         WHERE (kept_answers.caller, kept_answers.route, kept_answers.key)
             = (outdated.caller, outdated.route, outdated.key)
     )
     INSERT INTO kept_answers (caller, route, key, request_sha256, status, headers, body)
-    VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING
+    SELECT caller, route, key, decode(request_sha256, 'hex'), status, headers, decode(body, 'hex') FROM given
+    ON CONFLICT DO NOTHING
 """
 
 
@@ -75,10 +77,19 @@ def keep(request: KeyedRequest, answer: Callable[[tuple[Entry, ...]], Answer]) -
 
     def parameters(entries: tuple[Entry, ...]) -> Parameters:
         made = answer(entries)
-        headers = Jsonb(dict(made.headers))
-        return request.caller, request.route, request.key, request.sha256, made.status, headers, made.body
+        return row(
+            {
+                "caller": request.caller,
+                "route": request.route,
+                "key": request.key,
+                "request_sha256": request.sha256,
+                "status": made.status,
+                "headers": dict(made.headers),
+                "body": made.body,
+            }
+        )
 
-    return Statement(_KEEP, parameters, rows=1)
+    return Statement(_KEEP, parameters, rows=1, as_rows=True)
 
 
 def key_reused() -> InvalidInput:

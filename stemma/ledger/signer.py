@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 _SIGNER_LOCK = 0x5374656D6D614C
 _POLL = 0.3
-_PAUSE = 0.2
+_PAUSE = 0.5
 _AFTER_FAILURE = 1.0
 
 
@@ -221,7 +221,7 @@ class LedgerSigner:
             self._status = replace(self._status, alert_code=None, alert=None)
         if signed is not None:
             self._status = replace(self._status, head_at=signed.head.time, head_key=signed.key)
-            # Under load every commit wakes the signer; a few heads a second are enough.
+            # Under load every commit wakes the signer; two heads a second are enough.
             self._stop.wait(_PAUSE)
 
     def _alert(self, error: Exception) -> None:

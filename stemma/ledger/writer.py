@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import logging
 import queue
 import threading
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from datetime import date
 from operator import attrgetter
 from typing import Any, LiteralString, Protocol, Self
 from uuid import UUID
@@ -33,6 +35,7 @@ logger = logging.getLogger(__name__)
 MAX_BATCH = 64
 _MAX_QUEUED = 4096
 _MAX_ENTRIES = 1000
+_MAX_ROWS = 1 << 20
 _PATIENCE = 20.0
 _RETRY_PAUSE = 0.1
 _GATHERING = 0.001
@@ -56,6 +59,7 @@ _COLUMN_TYPES = ("text", "int8", "bytea", "bytea", "bytea", "uuid", "text", "tex
 _columns = attrgetter("chain", "seq", "prev_hash", "body", "entry_hash", "id", "kind", "actor", "subject", "created_at")
 
 Parameters = Sequence[Any] | Mapping[str, Any]
+"""Of a statement; a string has rows."""
 Query = LiteralString | sql.SQL | sql.Composed
 
 
@@ -66,16 +70,37 @@ class Statement:
     `parameters` may be a function of the entries as appended, for rows that name their seq or hash. With `rows`, any
     other number of affected rows raises `refusal`, or Conflict, and undoes the whole append. A batch that fails
     is run again, so that the same statement may be executed more than once; it is committed once.
+
+    What is written very often is given as rows: `parameters` are JSON objects, as text and with commas between them,
+    and the query takes `%(rows)s`, the array of them. Rows of several appends are written by one execution, so that the
+    query may depend on nothing that such statements of other appends write.
     """
 
     query: Query
     parameters: Parameters | Callable[[tuple[Entry, ...]], Parameters] = ()
     rows: int | None = None
     refusal: StemmaError | None = None
+    as_rows: bool = False
+
+    def said(self, entries: tuple[Entry, ...]) -> Parameters:
+        """Its parameters beside these entries, as they were given."""
+        return self.parameters(entries) if callable(self.parameters) else self.parameters
 
     def bound(self, entries: tuple[Entry, ...]) -> Parameters | None:
-        """Its parameters beside these entries."""
-        return (self.parameters(entries) if callable(self.parameters) else self.parameters) or None
+        """Its parameters beside these entries, as it is executed alone."""
+        said = self.said(entries)
+        return {"rows": f"[{said}]"} if self.as_rows else said or None
+
+
+def row(values: Mapping[str, Any]) -> str:
+    """A row as JSON: bytes in hexadecimal, UUIDs and times as Postgres reads them."""
+    return json.dumps(values, default=_written)
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.hex()
+    return value.isoformat() if isinstance(value, date) else str(value)
 
 
 _Answer = tuple[Entry, ...]
@@ -276,7 +301,7 @@ class LedgerWriter:
             pairs = zip(batch, stored, strict=True)
             new = [(request, entries) for request, entries in pairs if entries[0].id not in known]
             _insert(connection, [entry for _, entries in new for entry in entries])
-            _accompany(connection, [(said, entries) for request, entries in new for said in request.companions])
+            _accompany(connection, new)
             connection.commit()
         except BaseException:
             if not connection.closed:
@@ -407,12 +432,70 @@ def _insert(connection: Connection, entries: list[Entry]) -> None:
                 copy.write_row(_columns(entry))
 
 
-def _accompany(connection: Connection, companions: Sequence[tuple[Statement, tuple[Entry, ...]]]) -> None:
-    if not companions:
+def _accompany(connection: Connection, new: Sequence[tuple[_Request, _Answer]]) -> None:
+    executions = _executions(new)
+    if not executions:
         return
     with connection.pipeline():
-        cursors = [connection.execute(said.query, said.bound(entries)) for said, entries in companions]
-    for (said, _), cursor in zip(companions, cursors, strict=True):
-        if said.rows is not None and cursor.rowcount != said.rows:
-            what = f"affected {cursor.rowcount} rows instead of {said.rows}; nothing was appended"
-            raise said.refusal or Conflict("companion_conflict", f"What belongs to the entry {what}.")
+        cursors = [connection.execute(one.query, one.parameters) for one in executions]
+    for one, cursor in zip(executions, cursors, strict=True):
+        if one.rows is not None and cursor.rowcount != one.rows:
+            what = f"affected {cursor.rowcount} rows instead of {one.rows}; nothing was appended"
+            raise one.refusal or Conflict("companion_conflict", f"What belongs to the entry {what}.")
+
+
+class _Execution:
+    """What is executed at once: a statement, or the rows of several."""
+
+    __slots__ = ("_length", "_said", "_statement", "rows")
+
+    def __init__(self, statement: Statement) -> None:
+        self._statement = statement
+        self._said: list[Parameters] = []
+        self._length = 0
+        self.rows: int | None = 0
+
+    def takes(self, statement: Statement) -> bool:
+        """Whether the statement may be executed with what is here."""
+        both = statement.as_rows and self._statement.as_rows and self.query == statement.query
+        return both and self._length < _MAX_ROWS
+
+    def add(self, statement: Statement, entries: _Answer) -> None:
+        """Execute the statement, which this takes, beside these entries."""
+        said = statement.said(entries)
+        self._said.append(said)
+        self._length += len(said)
+        self.rows = None if self.rows is None or statement.rows is None else self.rows + statement.rows
+
+    @property
+    def query(self) -> Query:
+        return self._statement.query
+
+    @property
+    def parameters(self) -> Parameters | None:
+        return {"rows": f"[{','.join(map(str, self._said))}]"} if self._statement.as_rows else self._said[0] or None
+
+    @property
+    def refusal(self) -> StemmaError | None:
+        return self._statement.refusal
+
+
+def _executions(new: Sequence[tuple[_Request, _Answer]]) -> list[_Execution]:
+    """What is executed for these, in order.
+
+    Rows join those of an append before theirs, unless something of their own append is executed after these, or a
+    statement that is executed alone.
+    """
+    executions: list[_Execution] = []
+    joinable = 0
+    for request, entries in new:
+        place = joinable
+        for statement in request.companions:
+            while place < len(executions) and not executions[place].takes(statement):
+                place += 1
+            if place == len(executions):
+                executions.append(_Execution(statement))
+            executions[place].add(statement, entries)
+            if not statement.as_rows:
+                place = joinable = len(executions)
+    return executions

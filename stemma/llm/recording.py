@@ -145,7 +145,10 @@ class UsageWriter:
                     self._connection = None
                     if not self._wait_out(batch, error):
                         return error
-            except psycopg.Error as error:
+            except Exception as error:
+                # Also a row that cannot even be sent, which must not end the thread that writes all. The database is
+                # there: of a batch, each row is tried alone.
+                self._away_since = None
                 return error
             else:
                 self._away_since = None

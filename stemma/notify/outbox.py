@@ -15,13 +15,12 @@ from typing import Final
 from uuid import UUID, uuid4
 
 from psycopg.rows import class_row
-from psycopg.types.json import Jsonb
 
 from stemma.access.principal import Principal
 from stemma.errors import Conflict, NotFound
 from stemma.ledger.change import Change
 from stemma.ledger.journal import audited, transition
-from stemma.ledger.writer import Statement
+from stemma.ledger.writer import Statement, row
 from stemma.notify.messages import Message, presentable
 from stemma.store.cursors import Page, cut_page, decode_cursor, encode_cursor
 from stemma.store.database import Connection
@@ -71,6 +70,13 @@ class Notification:
     error: str | None
 
 
+_TOLD: Final = ("id", "topic", "title", "text", "data", "created_at")
+_ENQUEUE: Final = """
+    INSERT INTO notifications (id, topic, title, text, data, created_at)
+    SELECT * FROM json_to_recordset(%(rows)s::json) AS (
+        id uuid, topic text, title text, text text, data jsonb, created_at timestamptz)
+    ON CONFLICT DO NOTHING
+"""
 _SELECT: Final = """
     SELECT d.id, n.id AS message_id, n.topic, n.title, n.text, d.channel, d.state, d.attempts, n.created_at,
         CASE WHEN d.state = 'pending' THEN d.next_attempt_at END AS next_attempt_at,
@@ -95,11 +101,7 @@ def enqueue(message: Message) -> Statement:
     What is put in is redacted. Who gets it is decided when it is routed, so that no file is read here.
     """
     told = presentable(message)
-    return Statement(
-        "INSERT INTO notifications (id, topic, title, text, data, created_at) VALUES (%s, %s, %s, %s, %s, %s)"
-        " ON CONFLICT DO NOTHING",
-        (told.id, told.topic, told.title, told.text, Jsonb(dict(told.data)), told.created_at),
-    )
+    return Statement(_ENQUEUE, row({name: getattr(told, name) for name in _TOLD}), as_rows=True)
 
 
 def has_work(connection: Connection) -> bool:

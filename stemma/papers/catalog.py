@@ -41,6 +41,16 @@ def paper_ids(connection: Connection) -> list[UUID]:
     return [paper_id for (paper_id,) in connection.execute("SELECT id FROM p2n.papers ORDER BY created_at, id")]
 
 
+def unread(connection: Connection, *, limit: int) -> list[UUID]:
+    """The ids of papers that were taken in and neither read nor found unreadable since, the newest first."""
+    rows = connection.execute(
+        "SELECT id FROM p2n.papers WHERE pages_key IS NULL AND error_code IS NULL"
+        " ORDER BY created_at DESC, id LIMIT %s",
+        (limit,),
+    )
+    return [paper_id for (paper_id,) in rows]
+
+
 def get_paper(connection: Connection, paper_id: UUID) -> Paper:
     """The paper; raises NotFound(paper_unknown)."""
     row = connection.cursor(row_factory=dict_row).execute(f"{_PAPERS} WHERE id = %s", (paper_id,)).fetchone()

@@ -18,9 +18,8 @@ from stemma.knowledge.conversion.pdfium import opened
 from stemma.knowledge.conversion.titles import shortened
 from stemma.knowledge.conversion.unreadable import Unreadable
 from stemma.papers.model import Box
+from stemma.papers.versions import PAGES
 from stemma.store.settings import Settings
-
-VERSION: Final = "pages-1"
 
 _HEAD: Final = 1024
 _HYPHENS: Final = {"\x02": "-", "\ufffe": "-", "\xad": "-"}
@@ -258,7 +257,7 @@ def title_of(pages: Sequence[Page]) -> str:
 def to_json(pages: Sequence[Page]) -> bytes:
     """Pages as they are stored; equal pages give equal bytes."""
     stored = {
-        "version": VERSION,
+        "version": PAGES,
         "pages": [
             {
                 "number": page.number,

@@ -27,8 +27,6 @@ from stemma.papers.templates.template import FIVE_SEEDS, Measurable, Template
 from stemma.store.database import Connection, database_time
 from stemma.store.outputs import Artifact
 
-VERSION: Final = "plan-1"
-
 _PLANS: Final = UUID("d5b9f4c6-1a67-4f35-8a3b-2c9f0a6e4d02")
 _INSERT: Final = """
     INSERT INTO p2n.plans (id, paper_id, version, document, sha256, origin, template, created_at, created_by)
@@ -136,24 +134,32 @@ def missing_packages(document: PlanDocument) -> tuple[str, ...]:
     return tuple(name for name in wanted if not _installed(name))
 
 
-def require_packages(document: PlanDocument) -> None:
-    """Raises InvalidInput(dataset_missing, package_missing) where a plan could not be run here."""
+def lacking(document: PlanDocument) -> InvalidInput | None:
+    """Why a plan cannot be run here (`dataset_missing`, `package_missing`), where it cannot."""
     missing = missing_packages(document)
     if not missing:
-        return
+        return None
     if document.dataset.package in missing:
-        raise InvalidInput(
+        return InvalidInput(
             "dataset_missing",
             f"The data {document.dataset.name} come with the package {document.dataset.package}, "
             "which is not installed.",
             field="document.dataset.package",
             hint=document.dataset.note or "Install it, or name data that are here.",
         )
-    raise InvalidInput(
+    return InvalidInput(
         "package_missing",
         f"The plan needs {', '.join(missing)}, which is not installed.",
         field="document.environment.packages",
+        hint="Install it, or write a plan that does without.",
     )
+
+
+def require_packages(document: PlanDocument) -> None:
+    """Raises InvalidInput(dataset_missing, package_missing) where a plan could not be run here."""
+    error = lacking(document)
+    if error is not None:
+        raise error
 
 
 def _installed(name: str) -> bool:

@@ -13,7 +13,6 @@ from psycopg.rows import class_row
 from stemma.store.database import Connection, Database
 from stemma.telemetry.days import Kept, Span, remake
 
-VERSION: Final = "1"
 _DELETE_DAYS: Final = "DELETE FROM cost_days WHERE day BETWEEN %(first)s AND %(last)s"
 _DAYS: Final = """
     INSERT INTO cost_days (day, founder, provider, model, agent, route, calls, errors, cancelled, unpriced, estimated,

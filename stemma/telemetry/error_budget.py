@@ -14,8 +14,6 @@ from stemma.store.database import Connection, Database
 from stemma.telemetry.days import Kept, Span, remake
 from stemma.telemetry.health import KEPT_DAYS
 
-VERSION: Final = "1"
-
 # EDIT HERE: the share of calls, and of minutes, that has to go well, and over how many days.
 OBJECTIVE: Final = 0.99
 WINDOW_DAYS: Final = 28

@@ -13,7 +13,6 @@ from stemma.store.database import Connection, Database
 from stemma.telemetry.days import Kept, Span, remake
 from stemma.telemetry.health import KEPT_DAYS
 
-VERSION: Final = "1"
 _DELETE: Final = f"""
     DELETE FROM health_days
     WHERE day BETWEEN %(first)s AND %(last)s AND day > (now() AT TIME ZONE 'UTC')::date - {KEPT_DAYS}

@@ -12,7 +12,6 @@ from psycopg.rows import class_row
 from stemma.store.database import Connection, Database
 from stemma.telemetry.days import Kept, Span, remake
 
-VERSION: Final = "1"
 _DELETE: Final = "DELETE FROM latency_days WHERE day BETWEEN %(first)s AND %(last)s"
 _INSERT: Final = """
     INSERT INTO latency_days (day, by, name, calls, p50, p95, p99, ttft_p50, ttft_p95, ttft_p99)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from stemma.access.keys import IssuedKey
 from stemma.access.permissions import Role
 from stemma.access.principal import local_principal
 from stemma.agents import history, records, roster
-from stemma.agents.model import Call
+from stemma.agents.model import Call, ModelPreference
 from stemma.agents.prompts import find
 from stemma.agents.roster import load
 from stemma.errors import InvalidInput
@@ -281,6 +282,9 @@ def test_calls_are_read_by_who_made_them_and_by_operators(place: Place) -> None:
     assert listed["data"] == []
     events = place.client.get(f"{path}/events", headers=place.bearer(Role.BUILDER))
     assert events.status_code == 404
+    of_another = path.replace("lyra", "echo")
+    asked = (("GET", of_another), ("GET", f"{of_another}/events"), ("POST", f"{of_another}/cancel"))
+    assert [place.client.request(*one).status_code for one in asked] == [404] * 3
 
 
 def test_a_repeated_request_leads_to_the_first_call(place: Place) -> None:
@@ -349,26 +353,58 @@ def test_the_log_of_an_agent_names_calls_and_not_what_was_said(place: Place) -> 
     assert place.client.get("/api/v1/agents/velora/log", headers=place.bearer(Role.VIEWER)).status_code == 403
 
 
-# The last of this module, since a provider that fails again and again is not asked for a while.
 BROKEN = {
-    "garbage": Answer(fails="garbage"),
-    "half a frame": Answer(fails="half_frame"),
-    "a cut connection": Answer(fails="dies"),
-    "tokens without end": Answer(fails="endless"),
-    "too many requests": Answer(status=429),
+    "garbage": (Answer(fails="garbage"), 502, "provider_garbage"),
+    "half a frame": (Answer(fails="half_frame"), 502, "provider_garbage"),
+    "a cut connection": (Answer(fails="dies"), 503, "provider_unavailable"),
+    "an answer without its end": (Answer(fails="ends"), 503, "provider_unavailable"),
+    "an error in the middle": (Answer(fails="error"), 503, "provider_unavailable"),
+    "a stall": (Answer(fails="stall"), 504, "provider_timeout"),
+    "nothing at all": (Answer(wait=3600), 504, "provider_timeout"),
+    "tokens without end": (Answer(fails="endless"), 502, "answer_too_long"),
+    "arguments without end": (Answer(tool_calls=(("search_index", "x " * 11_000),)), 502, "answer_too_long"),
+    "too many requests": (Answer(status=429), 503, "provider_rate_limited"),
 }
 
 
-@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
-def test_whatever_a_provider_does_the_call_ends(place: Place, broken: Answer) -> None:
-    place.upstream.say(*[broken] * 10)
+@pytest.mark.parametrize(("broken", "status", "code"), BROKEN.values(), ids=BROKEN)
+def test_whatever_a_provider_does_the_call_ends(
+    place: Place,
+    monkeypatch: pytest.MonkeyPatch,
+    wait_until: Callable[..., None],
+    broken: Answer,
+    status: int,
+    code: str,
+) -> None:
+    if status == 504:
+        impatient = roster.load().find("glitch").model_copy(update={"model": ModelPreference(timeout=0.5)})
+        monkeypatch.setitem(roster.load()._agents, "glitch", impatient)
+    place.upstream.say(broken, broken)
     with place.stream("glitch") as response:
         *_, (_, kind, said) = read(response)
         job = place.job(response.headers["x-job-id"])
-    assert (kind, job.state, job.error_code) == ("error", JobState.ERROR, said["code"])
-    assert said["code"] not in ("internal_error", "") and said["message"]
+    assert (kind, said["code"]) == ("error", code) and said["message"]
+    assert (job.state, job.error_code) == (JobState.ERROR, code)
+    whole = place.ask("glitch")
+    assert (whole.status_code, whole.json()["code"]) == (status, code)
+    wait_until(lambda: place.upstream.totals.open == 0)
     # And the next one is served.
-    place.upstream.clear()
-    place.upstream.say(broken)
-    response = place.ask("glitch")
-    assert response.status_code >= 400 and response.json()["code"]
+    monkeypatch.undo()
+    assert place.ask("glitch").json()["text"] == Answer().text
+
+
+# The last of this module, since a provider that fails again and again is not asked for a while.
+def test_a_storm_of_refusals_leaves_no_call_open(place: Place) -> None:
+    place.upstream.say(*[Answer(status=429, headers=(("Retry-After", "0"),))] * 100)
+
+    def one(_: int) -> tuple[str, str, JobState]:
+        with place.stream("glitch") as response:
+            *_, (_, kind, said) = read(response)
+            return kind, said["code"], place.job(response.headers["x-job-id"]).state
+
+    with ThreadPoolExecutor(12) as callers:
+        ended = set(callers.map(one, range(36)))
+    assert ended == {
+        ("error", "provider_rate_limited", JobState.ERROR),
+        ("error", "provider_resting", JobState.ERROR),
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,13 +15,13 @@ from hypothesis import strategies as st
 from stemma.access.principal import local_principal
 from stemma.agents import roster
 from stemma.agents.logs import KEPT, AgentLogs
-from stemma.agents.model import Call, ModelPreference
+from stemma.agents.model import Call, ModelPreference, Recollection
 from stemma.agents.opening import open_relay
-from stemma.agents.relay import Relay
+from stemma.agents.relay import Outside, Relay
 from stemma.agents.replaying import Replay
 from stemma.agents.roster import parse
 from stemma.agents.running import Running
-from stemma.agents.stream import Stream, decoded
+from stemma.agents.stream import Stream, cleaned, decoded
 from stemma.errors import InvalidInput, StemmaError
 from stemma.store.database import Database, DatabaseUrls
 from stemma.store.settings import Settings
@@ -94,6 +95,35 @@ def test_a_relay_that_stops_ends_its_calls(place: Place) -> None:
     assert (events[-1][0], events[-1][1]["code"]) == ("error", "studio_stopped")
 
 
+class Forgetful:
+    """A memory that fails in a way that nobody has thought of."""
+
+    def recall(self, *_: Any) -> list[Recollection]:
+        return []
+
+    def remember(self, *_: Any) -> None:
+        raise RuntimeError("What was it?")
+
+
+def test_a_fault_at_the_end_of_a_call_is_told_and_the_next_one_is_answered(place: Place) -> None:
+    settings, database, upstream = place
+    upstream.say("One.", "Two.")
+
+    async def two() -> list[Any]:
+        async with open_relay(settings, database) as (relay, _router):
+            relay._outside = Outside(memory=Forgetful())
+            asked = call(providers=("local",))
+            first = await relay.begin(replace(asked, memory=True))
+            failed = [event async for event in first.stream.follow()][-1]
+            with pytest.raises(StemmaError, match="unexpected"):
+                await first.answer()
+            second = await relay.begin(asked)
+            return [failed, (await second.answer()).text, relay.find(first.job_id), relay.find(second.job_id)]
+
+    failed, *rest = asyncio.run(two())
+    assert (failed[0], failed[1]["code"], rest) == ("error", "internal_error", ["Two.", None, None])
+
+
 def test_another_process_follows_what_is_written_down(place: Place) -> None:
     seen: list[Any] = []
 
@@ -130,6 +160,10 @@ def test_a_stream_is_read_as_it_was_written_from_every_event_on(said: list[Any])
         for (kind, data), one in zip(found, said[after:], strict=True):
             assert data == ({"text": one} if kind == "token" else data)
     assert stream.seq == len(said)
+
+
+def test_what_is_no_number_in_json_is_null() -> None:
+    assert cleaned({"facts": [float("nan"), float("-inf"), 1.5, True]}) == {"facts": [None, None, 1.5, True]}
 
 
 def test_full_logs_are_moved_aside_and_the_oldest_dropped(settings: Settings) -> None:

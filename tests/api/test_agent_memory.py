@@ -16,6 +16,8 @@ from stemma.access.permissions import Role
 from stemma.store.database import Database
 from stemma.store.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("loopback_only")
+
 MEMORY = "/api/v1/agents/nova/memory"
 
 

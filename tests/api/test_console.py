@@ -14,7 +14,7 @@ import pytest
 from api.app import create_app
 from api.console import files, rendering, vendor
 from api.console.charts import Bar, bars
-from api.sessions import COOKIE
+from api.sessions import COOKIE, UPLOADS
 from stemma.access import sessions
 from stemma.access.authentication import recognise
 from stemma.access.keys import IssuedKey
@@ -228,9 +228,10 @@ def test_a_file_sent_in_a_session_takes_the_token_of_its_form(
         file = {"file": ("notes.md", b"# Notes\n")}
         token = opened.session.csrf_token
         assert token in client.get("/search", headers=cookie).text
-        for wrong in ({}, {"csrf_token": "x"}):
-            refused = client.post("/search/upload", files=file, data=wrong, headers=cookie)
-            assert refused.status_code == 403 and "csrf_token" in refused.text
+        for path in UPLOADS:
+            for wrong in ({}, {"csrf_token": "x"}):
+                refused = client.post(path, files=file, data=wrong, headers=cookie)
+                assert refused.status_code == 403 and "csrf_token" in refused.text
         # Nowhere else is the field of such a form looked at.
         elsewhere = client.post("/api/v1/documents", files=file, data={"csrf_token": token}, headers=cookie)
         assert elsewhere.status_code == 403

@@ -18,6 +18,8 @@ from stemma.store.database import Database, DatabaseUrls
 from stemma.store.settings import Settings
 from tests.llm.upstream import Upstream
 
+pytestmark = pytest.mark.usefixtures("loopback_only")
+
 HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 HERONS = {"tier": "semantic", "text": "The editor likes herons."}
 Serve = Callable[..., AbstractContextManager[httpx.Client]]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -12,13 +13,17 @@ import httpx
 import pytest
 
 from api.app import create_app
+from api.routers import llm
 from stemma.access.keys import IssuedKey
 from stemma.access.permissions import Role
+from stemma.llm.model import Caller, Delta, Part
 from stemma.store.database import Database
 from stemma.store.settings import Settings
 from tests.llm.upstream import Answer, Upstream
 
 Serve = Callable[..., AbstractContextManager[httpx.Client]]
+
+pytestmark = pytest.mark.usefixtures("loopback_only")
 
 RUN = "/api/v1/llm/run"
 TEXT = Answer().text
@@ -77,6 +82,21 @@ def test_a_stream_that_breaks_off_ends_with_an_error_event(asking: httpx.Client,
     assert (kind, data["code"]) == ("error", "provider_garbage")
     upstream.say("mended")
     assert asking.post(RUN, json={"input": "Hello?"}).json()["text"] == "mended"
+
+
+def test_a_stream_that_fails_as_nobody_thought_ends_with_an_error_event_too() -> None:
+    async def broken() -> AsyncGenerator[Part, None]:
+        yield Delta("so far")
+        raise RuntimeError("What was it?")
+
+    async def streamed() -> bytes:
+        parts = broken()
+        caller = Caller("test", "test", "run", "request-1")
+        return b"".join([frame async for frame in llm._events(await anext(parts), parts, caller)])
+
+    (_, token), (last, error) = events(asyncio.run(streamed()).decode())
+    assert (token, last, error["code"]) == ({"text": "so far"}, "error", "internal_error")
+    assert "What was it?" not in error["message"]
 
 
 def test_what_fails_before_a_word_is_a_problem(asking: httpx.Client, upstream: Upstream) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,16 @@ import pytest
 from api.app import create_app
 from stemma.access.keys import IssuedKey
 from stemma.access.permissions import Role
+from stemma.access.principal import local_principal
+from stemma.errors import Conflict
+from stemma.ledger.service import Ledger
 from stemma.papers.catalog import get_claim
+from stemma.papers.kid import keeping
+from stemma.papers.kid.asking import SCHEMA
 from stemma.papers.kid.readability import GRADE
 from stemma.store.database import Database, DatabaseUrls
 from stemma.store.settings import Settings
+from tests.llm.upstream import MODEL, Upstream
 
 PAGE = {"Accept": "text/html"}
 
@@ -30,6 +37,8 @@ class Papers:
     wine: Any
     iris: Any
     viewer: dict[str, str]
+    upstream: Upstream
+    settings: Settings
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +51,19 @@ def papers(
     reproduce: Any,
 ) -> Iterator[Papers]:
     urls = new_database()
-    settings = Settings(home=tmp_path_factory.mktemp("papers"))
-    with Database(urls) as database:
+    with Upstream() as upstream, Database(urls) as database:
+        settings = Settings(
+            home=tmp_path_factory.mktemp("papers"),
+            openai_base_url=upstream.url,
+            openai_model=MODEL,
+            OPENAI_API_KEY="sk-loopback",
+            FF_PAID_PROVIDERS=True,
+        )
         wine = reproduce(settings, database, "s1_wine_loo")
         iris = reproduce(settings, database, "s2_fisher_iris", reported=False)
         viewer = issue_key(settings, urls, role=Role.VIEWER)
         with serve(create_app(settings, database=database)) as client:
-            yield Papers(client, database, wine, iris, {"Authorization": f"Bearer {viewer.key}"})
+            yield Papers(client, database, wine, iris, {"Authorization": f"Bearer {viewer.key}"}, upstream, settings)
     drop_database(urls)
 
 
@@ -83,16 +98,36 @@ def test_the_leaderboard_lists_what_has_a_report(papers: Papers) -> None:
 
 def test_a_paper_is_told_once_for_a_key(papers: Papers) -> None:
     wanted = {"paper_id": str(papers.wine.paper.id)}
-    sent = [
-        papers.client.post("/api/v1/explain/kid", json=wanted, headers={"Idempotency-Key": "story"}) for _ in range(2)
-    ]
+    sent, asked = [], []
+    for _ in range(2):
+        sent.append(papers.client.post("/api/v1/explain/kid", json=wanted, headers={"Idempotency-Key": "story"}))
+        asked.append(len(papers.upstream.served))
     assert [one.status_code for one in sent] == [201, 201] and sent[0].json() == sent[1].json()
+    assert asked[0] == asked[1] > 0
     told = sent[0].json()
     assert len(told["pages"]) == 6 and told["grade"] <= GRADE
     assert told["pages"][-1]["visual_hint"] == "bars" and told["score"]["paper"] == 98.9
     assert all(page["alt_text"] for page in told["pages"])
+    # What the model says by itself is no story, so that templates tell it.
+    assert told["told_by"] == "templates"
     kept = papers.client.get(f"/api/v1/papers/{papers.wine.paper.id}/storyboard").json()
     assert kept == told
+
+
+def test_a_model_tells_a_paper_and_the_run_its_end(papers: Papers) -> None:
+    papers.upstream.clear()
+    pages = [{"title": "The Wine", "body": "They had some wine. Is it 98.9?", "picture": "glass"}] * 5
+    papers.upstream.say(json.dumps({"pages": pages, "glossary": [{"term": "Wine", "meaning": "A drink."}]}))
+    told = papers.client.post("/api/v1/explain/kid", json={"paper_id": str(papers.wine.paper.id)}).json()
+    assert told["told_by"] == f"openai/{MODEL}" and len(told["pages"]) == 6 and told["grade"] <= GRADE
+    assert "98.9?" in told["pages"][0]["body"] and "They match!" in told["pages"][-1]["body"]
+    assert told["score"]["paper"] == 98.9
+    (served,) = papers.upstream.served
+    shape = served.asked.body["text"]["format"]
+    assert served.asked.protocol == "responses" and (shape["type"], shape["strict"]) == ("json_schema", True)
+    assert shape["schema"] == SCHEMA
+    page = papers.client.get(f"/papers/{papers.wine.paper.id}/story", headers=PAGE).text
+    assert f"Written by openai/{MODEL}" in page
 
 
 def test_telling_a_paper_is_refused_where_it_has_to_be(papers: Papers) -> None:
@@ -146,3 +181,16 @@ def test_steps_and_runs_are_asked_for_on_the_page(papers: Papers) -> None:
     assert papers.client.post(f"/papers/{paper}/steps", data={"step": "noop"}, headers=PAGE).status_code == 422
     unknown = papers.client.post(f"/papers/plans/{plan}/run", data={"alternative": "magic"}, headers=PAGE)
     assert unknown.status_code == 422 and "magic" in unknown.text
+
+
+def test_a_story_that_was_told_meanwhile_is_not_written_over(papers: Papers) -> None:
+    def told() -> Any:
+        return papers.database.read(lambda c: keeping.explain(c, local_principal(), papers.iris.paper.id))
+
+    with Ledger(papers.database.urls, papers.settings) as ledger:
+        for _ in range(2):
+            first, second = told(), told()
+            ledger.commit(first).result(20)
+            with pytest.raises(Conflict) as refused:
+                ledger.commit(second).result(20)
+            assert refused.value.code == "storyboard_changed"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
+import pytest
+from markupsafe import escape
 
 from stemma.ledger.service import Ledger
 from stemma.papers import catalog, planning, steps
@@ -129,3 +132,66 @@ def test_lists_come_in_pages(client: httpx.Client) -> None:
         seen += [paper["title"] for paper in page["data"]]
         cursor = page["next_cursor"]
     assert len(seen) == 3 and seen[0].startswith("Three-feature")
+
+
+PAGE = {"Accept": "text/html"}
+
+
+def test_a_form_takes_in_a_paper_and_its_page_says_how_far_it_is(client: httpx.Client) -> None:
+    assert "There is no paper yet" in client.get("/papers", headers=PAGE).text
+    sent = client.post("/papers", files={"file": (WINE.name, WINE.read_bytes())}, data={"url": ""}, headers=PAGE)
+    assert sent.status_code == 303
+    page = client.get(sent.headers["Location"], headers=PAGE).text
+    assert "It is being read" in page and "Read it now" in page and "Run it" not in page
+    again = client.post("/papers", files={"file": (WINE.name, WINE.read_bytes())}, headers=PAGE)
+    assert again.headers["Location"] == sent.headers["Location"]
+    assert client.get(PAPERS).json()["data"][0]["status"] == "ingested"
+
+
+@pytest.mark.parametrize(
+    ("make", "status", "code"),
+    [
+        (lambda pdf: b"", 422, "file_empty"),
+        (lambda pdf: b"<html>a lie</html>", 415, "not_a_pdf"),
+        (lambda pdf: pdf(["Hello"], password="secret"), 422, "pdf_encrypted"),
+        (lambda pdf: pdf([]), 422, "pdf_without_text"),
+        (lambda pdf: pdf(["Hello"])[:400], 422, "pdf_damaged"),
+        (lambda pdf: pdf(["Hello"]).replace(b"/Count 1", b"/Count 9"), 422, "pdf_damaged"),
+        (lambda pdf: pdf(*[["Hello"]] * 500), 413, "too_many_pages"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_readably(
+    visitor: httpx.Client, make_pdf: Callable[..., bytes], make: Any, status: int, code: str
+) -> None:
+    file = {"file": ("paper.pdf", make(make_pdf))}
+    problem = visitor.post(PAPERS, files=file)
+    assert refusal(problem) == (status, code)
+    page = visitor.post("/papers", files=file, headers=PAGE)
+    assert page.status_code == status
+    # Said above the form, in the words of the problem.
+    assert str(escape(problem.json()["detail"])) in page.text and "<form" in page.text
+
+
+def test_a_form_needs_one_thing_to_take_in(visitor: httpx.Client) -> None:
+    assert "Choose a PDF" in visitor.post("/papers", data={"url": " "}, headers=PAGE).text
+    both = visitor.post("/papers", files={"file": ("a.pdf", b"x")}, data={"url": "https://example.org"}, headers=PAGE)
+    assert both.status_code == 422 and "one of them at a time" in both.text
+    near = visitor.post("/papers", data={"url": "http://127.0.0.1/a.pdf"}, headers=PAGE)
+    assert near.status_code == 422 and "127.0.0.1" in near.text
+
+
+def test_a_plan_whose_data_are_not_here_says_so_and_is_not_run(
+    client: httpx.Client, settings: Settings, database: Database
+) -> None:
+    paper = send(client, WINE).json()["id"]
+    work_out(UUID(paper), settings, database)
+    document = client.get(f"{PAPERS}/{paper}/plan").json()["document"]
+    document["dataset"] |= {"package": "no-such-package", "note": "It is installed apart."}
+    plan = client.put(f"{PAPERS}/{paper}/plan", json=document).json()
+    assert plan["missing_packages"] == ["no-such-package"]
+    assert refusal(client.post(f"/api/v1/plans/{plan['id']}/run")) == (422, "dataset_missing")
+    page = client.get(f"/papers/{paper}", headers=PAGE).text
+    assert "It cannot be run here" in page and "no-such-package" in page and "It is installed apart." in page
+    pressed = client.post(f"/papers/plans/{plan['id']}/run", headers=PAGE)
+    assert pressed.status_code == 422 and "no-such-package" in pressed.text
+    assert client.get(f"{PAPERS}/{paper}/runs").json()["data"] == []

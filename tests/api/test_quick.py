@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
-from api.quick import Shared, Workers
+from api.quick import Shared, Together, Workers
 
 PATIENCE = 20
 named: contextvars.ContextVar[str] = contextvars.ContextVar("named", default="nobody")
@@ -76,6 +76,46 @@ async def see_who_asked(workers: Workers) -> None:
         assert await workers.run(named.get) == "ada"
     finally:
         named.reset(token)
+
+
+async def work_together(workers: Workers) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    seen: list[list[int]] = []
+
+    def work(asked: Sequence[int]) -> list[str | Exception]:
+        seen.append([*asked])
+        begun.set()
+        assert go_on.wait(PATIENCE)
+        return [LookupError(str(one)) if one % 2 else f"{named.get()} {one}" for one in asked]
+
+    named.set("ada")
+    together = Together(workers, work, at_most=2)
+    first = asyncio.ensure_future(together(0))
+    assert await asyncio.to_thread(begun.wait, PATIENCE)
+    others = [asyncio.ensure_future(together(number)) for number in (1, 2, 4)]
+    await asyncio.sleep(0)
+    first.cancel()
+    go_on.set()
+    told = await asyncio.gather(*others, return_exceptions=True)
+    assert [str(one) for one in told] == ["1", "nobody 2", "nobody 4"] and isinstance(told[0], LookupError)
+    assert seen == [[0], [1, 2], [4]] and first.cancelled()
+
+
+async def share_what_failed_all(workers: Workers) -> None:
+    def work(asked: Sequence[int]) -> list[str | Exception]:
+        raise LookupError("all")
+
+    together = Together(workers, work, at_most=2)
+    told = await asyncio.gather(*(together(number) for number in range(3)), return_exceptions=True)
+    assert [str(error) for error in told] == ["all"] * 3
+
+
+def test_who_asks_meanwhile_is_worked_for_together(workers: Workers) -> None:
+    asyncio.run(work_together(workers))
+
+
+def test_work_that_fails_fails_for_all_of_it(workers: Workers) -> None:
+    asyncio.run(share_what_failed_all(workers))
 
 
 def test_who_asks_before_a_look_begins_shares_it_and_who_comes_later_looks_anew(workers: Workers) -> None:

@@ -1,9 +1,10 @@
-"""What somebody does in the console: sign in, search, upload, choose a theme, sign out; with scripts and without."""
+"""What somebody does in the console: sign in, search, upload, add a paper, choose a theme; with scripts and without."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +18,13 @@ from resources.instance import open_instance
 from stemma.jobs import lifecycle
 from stemma.ledger.journal import transition
 from stemma.ledger.service import Ledger
+from stemma.papers import catalog, planning, steps
+from stemma.papers import pages as pdf
+from stemma.papers.claims.reading import read_claims
+from stemma.store.files import FileStore
+from stemma.store.settings import REPOSITORY
+
+SHEETS = REPOSITORY / "samples" / "papers"
 
 
 @pytest.fixture(params=[True, False], ids=["scripts", "no-scripts"])
@@ -204,3 +212,43 @@ def test_what_waits_is_decided_from_the_queue(console: Any, tab: Tab, request: p
     expect(tab.get_by_text("The days do not suffice.")).to_be_visible()
     tab.goto("/decisions/review?node=hr")
     expect(tab.get_by_role("link", name=f"Deny {asked}")).to_have_count(0)
+
+
+def test_a_paper_is_added_and_seen_while_it_is_read(
+    console: Any, tab: Tab, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    scripts = "no-scripts" not in request.node.name
+    tab.context.add_cookies([{"name": COOKIE, "value": console.session.cookie, "url": console.url}])
+    tab.goto("/papers")
+    (tmp_path / "lie.pdf").write_bytes(b"<html></html>")
+    tab.get_by_label("PDF", exact=True).set_input_files(tmp_path / "lie.pdf")
+    tab.get_by_role("button", name="Add it").click()
+    expect(tab.get_by_role("alert")).to_contain_text("The file is no PDF, whatever its name says.")
+    sheet = SHEETS / ("s6_wdbc_plane.pdf" if scripts else "s5_ucr_1nn.pdf")
+    tab.get_by_label("PDF", exact=True).set_input_files(sheet)
+    tab.get_by_role("button", name="Add it").click()
+    expect(tab.get_by_text("It is being read: first its words")).to_be_visible()
+
+    # Somebody else works on it: seen at once where scripts run, and on loading the page again where not.
+    files, paper_id = FileStore.open_default(console.settings), UUID(tab.url.rpartition("/")[2])
+    with Ledger(console.database.urls, console.settings) as ledger:
+
+        def write(prepare: Any) -> None:
+            ledger.commit(console.database.read(prepare)).result(20)
+
+        paper = console.database.read(lambda c: catalog.get_paper(c, paper_id))
+        read = pdf.read_pages(sheet.read_bytes(), console.settings)
+        key = files.write(f"papers/{paper_id}/pages.json", pdf.to_json(read)).key
+        write(lambda c: steps.pages_read(c, paper, key, len(read)))
+        write(lambda c: steps.claims_found(c, paper, read_claims(read), actor="test"))
+        claims = console.database.read(lambda c: catalog.list_claims(c, paper.id))
+        write(lambda c: planning.plan_made(c, paper, planning.propose(paper, claims), actor="test"))
+    if not scripts:
+        tab.reload()
+    expect(tab.locator("#plan")).to_contain_text("Method")
+    expect(tab.locator(".claims .value").first).to_have_text(claims[0].printed if not claims[0].unit else "97.5 %")
+    if scripts:
+        expect(tab.get_by_role("button", name="Run it")).to_be_enabled()
+    else:
+        expect(tab.get_by_text("It cannot be run here")).to_be_visible()
+        expect(tab.get_by_role("button", name="Run it")).to_be_disabled()

@@ -24,10 +24,19 @@ Stemma = Callable[..., Any]
 
 
 def _commands(command: Any = None, *path: str) -> Iterator[tuple[str, ...]]:
-    command = command or typer.main.get_command(entry.app)
+    command = command or typer.main.get_command(entry.build())
     yield path
     for name, below in getattr(command, "commands", {}).items():
         yield from _commands(below, *path, name)
+
+
+def test_each_command_is_found_by_its_first_word() -> None:
+    named = [*entry._GROUPS, *(word for words in entry._COMMANDS.values() for word in words)]
+    whole = typer.main.get_group(entry.build()).commands
+    assert sorted(named) == sorted(whole)
+    for word in named:
+        found = typer.main.get_group(entry.build(word)).commands
+        assert found[word].help == whole[word].help and len(found) < len(whole) / 2
 
 
 def _refused(ended: Any, code: int, *words: str) -> None:

@@ -19,7 +19,7 @@ from stemma.approvals.model import Verdict
 from stemma.errors import Conflict, Forbidden, InvalidInput, NotFound, StemmaError
 from stemma.governance import nodes, policies
 from stemma.governance.decisions import catalog, flags, replaying, review
-from stemma.governance.decisions.deciding import Decider, NodeStopped
+from stemma.governance.decisions.deciding import Asked, Decider, NodeStopped
 from stemma.governance.decisions.model import Decision, State
 from stemma.governance.events import types
 from stemma.governance.events.model import NewEvent
@@ -254,6 +254,33 @@ def test_silence_asks_again_where_the_policy_says_so(desk: Desk) -> None:
     assert after.due_at and waiting.due_at and after.due_at > waiting.due_at - timedelta(seconds=1)
     assert desk.resolve(after, "approve").effect is Ruling.APPROVE
     assert desk.kinds(waiting) == ["decided", "asked_again", "resolved"]
+
+
+def test_many_are_decided_together_and_what_is_wrong_with_one_is_its_own(desk: Desk) -> None:
+    viewer = Principal("key:eve", Role.VIEWER, frozenset({"decide:read"}))
+    recorded = desk.ask(60).event_id
+    new = [NewEvent("Asked", {"amount": amount}) for amount in (1, 7)]
+    unknown = uuid4()
+    asked = [
+        Asked(BUILDER, "finance", new[0]),
+        Asked(viewer, "finance", new[0]),
+        Asked(BUILDER, "finance", NewEvent("Asked", {"amount": "much"})),
+        Asked(BUILDER, "nowhere", new[0]),
+        Asked(BUILDER, "finance", recorded),
+        Asked(BUILDER, "finance", unknown),
+        Asked(BUILDER, "finance", new[1]),
+    ]
+    decided = desk.decider.decide_all(asked)
+    codes = [one.code if isinstance(one, StemmaError) else None for one in decided]
+    assert codes == [None, "role_forbidden", "event_data_invalid", "node_unknown", None, "event_unknown", None]
+    made = [desk.commit(one) for one in decided if isinstance(one, Change)]
+    assert [(one.event_id, one.effect) for one in made] == [
+        (new[0].id, Ruling.APPROVE),
+        (recorded, Ruling.DENY),
+        (new[1].id, None),
+    ]
+    assert [desk.get(one).verdict_sha256 for one in made] == [one.verdict_sha256 for one in made]
+    assert desk.decider.decide_all([]) == []
 
 
 @pytest.mark.parametrize("node", ["finance", "*"])

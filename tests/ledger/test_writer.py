@@ -11,9 +11,9 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
@@ -22,7 +22,7 @@ from psycopg import sql
 from stemma.errors import Conflict, InvalidInput, Unavailable
 from stemma.ledger.entries import NewEntry, genesis
 from stemma.ledger.verification import Report
-from stemma.ledger.writer import LedgerWriter, Statement
+from stemma.ledger.writer import LedgerWriter, Statement, _executions, _Request, row
 from stemma.store.database import Database
 from stemma.store.settings import REPOSITORY, Settings
 
@@ -47,6 +47,15 @@ def note(text: str, *, rows: int | None = None) -> Statement:
         "INSERT INTO notes VALUES (%s, %s) ON CONFLICT DO NOTHING" if rows else "INSERT INTO notes VALUES (%s, %s)"
     )
     return Statement(query, lambda entries: (entries[0].seq, text), rows)
+
+
+def noted(text: str, *, rows: int | None = 1) -> Statement:
+    """The same as a row, which others may join."""
+    query = """
+        INSERT INTO notes SELECT seq, text FROM ROWS FROM (json_to_recordset(%(rows)s::json) AS (seq bigint, text text))
+            WITH ORDINALITY AS given (seq, text, place) WHERE text <> 'nothing' ORDER BY place
+    """
+    return Statement(query, lambda entries: row({"seq": entries[0].seq, "text": text}), rows, as_rows=True)
 
 
 def count(database: Database) -> int:
@@ -107,6 +116,38 @@ def test_a_bad_member_of_a_batch_fails_alone(
     assert len(notes()) == 7
     after = report()
     assert after.clean and after.entries == 7
+
+
+def test_rows_of_a_batch_are_written_together_and_a_bad_one_fails_alone(
+    writer: LedgerWriter,
+    held: Callable[[], None],
+    new_entry: Callable[..., NewEntry],
+    notes: Callable[[], list[tuple[int, str]]],
+) -> None:
+    companions = [
+        (noted("a"), noted("b")),
+        (noted("nothing"),),
+        (noted("c"), note("d"), noted("e")),
+        (noted("f", rows=None), noted("nothing", rows=None)),
+    ]
+    pending = [writer.append([new_entry(number)], one) for number, one in enumerate(companions)]
+    held()
+    with pytest.raises(Conflict) as refused:
+        pending[1].result(20)
+    assert refused.value.code == "companion_conflict"
+    assert [pending[place].result(20)[0].seq for place in (0, 2, 3)] == [1, 2, 3]
+    assert sorted(notes()) == [(1, "a"), (1, "b"), (2, "c"), (2, "d"), (2, "e"), (3, "f")]
+
+
+def test_rows_are_joined_where_that_moves_nothing_before_what_comes_first(new_entry: Callable[..., NewEntry]) -> None:
+    def one(name: LiteralString) -> Statement:
+        return Statement(name, name, as_rows=name.islower())
+
+    appends: tuple[tuple[LiteralString, ...], ...] = (("a", "b"), ("b", "a", "b"), ("a", "X"), ("X", "b"), ("b", "a"))
+    waiting = [(_Request([new_entry(1)], [one(name) for name in names], Future()), ()) for names in appends]
+    executed = [(one.query, one.parameters) for one in _executions(waiting)]
+    joined = [("a", "[a,a]"), ("b", "[b,b]"), ("a", "[a]"), ("b", "[b]"), "X", "X", ("b", "[b,b]"), ("a", "[a]")]
+    assert executed == [(one, one) if one == "X" else (one[0], {"rows": one[1]}) for one in joined]
 
 
 def test_the_same_id_is_appended_once(

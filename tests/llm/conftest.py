@@ -23,6 +23,11 @@ from tests.llm.upstream import MODEL, PRICES, Upstream
 OpenModels = Callable[..., Models]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def offline(loopback_only: None) -> None:
+    """All of it passes where there is no network."""
+
+
 @pytest.fixture(scope="module")
 def serving() -> Iterator[Upstream]:
     with Upstream() as opened:

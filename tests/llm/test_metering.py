@@ -231,6 +231,20 @@ def test_what_the_database_refuses_fails_alone(meter: Meter, database: Database)
     assert spent(database) == [("studio", "", 19, 0, 0, 0)]
 
 
+def test_what_cannot_even_be_sent_fails_alone(meter: Meter, database: Database) -> None:
+    async def calls() -> list[object]:
+        named = [MODEL, "half a character: \ud800", MODEL]
+        free = [await meter.reserve(PROMPT, caller(), "local", name) for name in named]
+        settled = [meter.settle(one, Outcome("ok", 1.0)) for one in free]
+        first = await asyncio.gather(*(asyncio.wrap_future(one.written) for one in settled), return_exceptions=True)
+        await call(meter, caller())
+        return first
+
+    answers = asyncio.run(calls())
+    assert [type(answer) for answer in answers] == [type(None), UnicodeEncodeError, type(None)]
+    assert len(rows(database)) == 3
+
+
 def test_a_lost_connection_neither_loses_nor_doubles(meter: Meter, database: Database) -> None:
     async def calls() -> None:
         for number in range(40):

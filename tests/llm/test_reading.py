@@ -66,11 +66,27 @@ def test_an_event_of_any_form_is_text_or_a_typed_error(document: Any, reading: A
         assert error.code in ("provider_garbage", "provider_unavailable")
 
 
-@pytest.mark.parametrize("data", [b"[" * 100_000, b"\xff", b"7", b"", b'{"choices": [{"delta": {"content": 7}}]}'])
+MANY_CALLS = json.dumps({"choices": [{"delta": {"tool_calls": [{"index": index} for index in range(200)]}}]}).encode()
+NO_INDEX = b'{"choices": [{"delta": {"tool_calls": [{"index": Infinity}]}}]}'
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"[" * 100_000, b"\xff", b"7", b"", b'{"choices": [{"delta": {"content": 7}}]}', MANY_CALLS, NO_INDEX],
+    ids=lambda data: data[:40],
+)
 def test_hostile_events_are_garbage(data: bytes) -> None:
     with pytest.raises(ProviderFailed) as refused:
         chat.Reading("local").text_of(data)
     assert refused.value.code == "provider_garbage"
+
+
+def test_names_of_tools_can_be_stored_whatever_a_model_calls_them() -> None:
+    said = {"id": "\ud800", "function": {"name": "look\0" + "x" * 1000, "arguments": "{}"}}
+    reading = chat.Reading("local")
+    reading.text_of(json.dumps({"choices": [{"delta": {"tool_calls": [said]}, "finish_reason": "stop"}]}).encode())
+    (call,) = reading.ended().tool_calls
+    assert call.id == "\ufffd" and call.name.startswith("look\ufffdx") and len(call.name) == 200
 
 
 @given(st.text())

@@ -177,6 +177,17 @@ def test_tokens_without_end_are_cut_off_and_the_provider_is_left(
     assert [(row["status"], row["error_code"]) for row in rows(1)] == [("error", "answer_too_long")]
 
 
+def test_arguments_without_end_are_cut_off_too(
+    upstream: Upstream, open_models: OpenModels, ask: Ask, caller: Caller, wait_until: Any
+) -> None:
+    upstream.say(Answer(tool_calls=(("search", "again " * 10_000),)))
+    with pytest.raises(ProviderFailed) as refused:
+        models = open_models(llm_max_answer_bytes=2000)
+        models.complete_sync(ask(providers=(CHAT,), tools=(SEARCH,)), caller)
+    assert refused.value.code == "answer_too_long"
+    wait_until(lambda: upstream.totals.open == 0)
+
+
 @BOTH
 def test_a_storm_of_refusals_is_tried_again_and_then_left_to_another(
     provider: str, upstream: Upstream, open_models: OpenModels, ask: Ask, caller: Caller, rows: Rows
@@ -417,8 +428,10 @@ def test_a_founder_s_failed_call_is_not_logged(upstream: Upstream, open_models: 
 def test_a_thousand_calls_at_once_are_metered_as_the_provider_counts(
     studio: tuple[Settings, Database], upstream: Upstream, open_models: OpenModels, ask: Ask, caller: Caller
 ) -> None:
-    models, count = open_models(), 1000
-    prompts = [ask(" ".join(["word"] * (1 + number % 7)), providers=(CHAT,)) for number in range(count)]
+    # However slow the machine: what is asked again would be counted twice.
+    models, count = open_models(llm_connect_timeout=600.0, llm_first_token_timeout=600.0, llm_token_timeout=600.0), 1000
+    said = [" ".join(["word"] * (1 + number % 7)) for number in range(count)]
+    prompts = [ask(one, providers=(CHAT,), timeout=600.0) for one in said]
 
     async def all_at_once() -> list[Completion]:
         return await asyncio.gather(*(models._router.complete(prompt, caller) for prompt in prompts))

@@ -1,16 +1,13 @@
-"""PDFs made for a test, the claim sheets that ship, and the two papers that lie beside the checkout."""
+"""The claim sheets that ship, and the two papers that lie beside the checkout."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from reportlab.lib.pdfencrypt import StandardEncryption
-from reportlab.pdfgen.canvas import Canvas
 
 from stemma.papers import intake, steps
 from stemma.papers.claims.reading import read_claims
@@ -29,25 +26,6 @@ class Read:
 
     paper: Paper
     claims: tuple[Claim, ...]
-
-
-def _pdf(*pages: list[str], password: str | None = None, rotate: int = 0, top: int = 780) -> bytes:
-    buffer = io.BytesIO()
-    canvas = Canvas(buffer, encrypt=StandardEncryption(password) if password is not None else None)
-    for lines in pages:
-        canvas.setPageRotation(rotate)
-        for index, line in enumerate(lines):
-            for column, text in enumerate(line.split("\t")):
-                canvas.drawString(72 + 110 * column, top - 20 * index, text)
-        canvas.showPage()
-    canvas.save()
-    return buffer.getvalue()
-
-
-@pytest.fixture(scope="session")
-def make_pdf() -> Callable[..., bytes]:
-    """A PDF of pages of lines; a tab begins the next column of a table."""
-    return _pdf
 
 
 @pytest.fixture(scope="session")

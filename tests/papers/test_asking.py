@@ -11,10 +11,13 @@ import jsonschema
 import pytest
 
 from stemma.errors import InvalidInput
-from stemma.llm.model import Caller, Completion, Finished, Prompt, Usage
+from stemma.llm.model import Caller, Completion, Finished, Message, Prompt, Usage
+from stemma.llm.providers.base import Request
+from stemma.llm.providers.responses import body
 from stemma.papers.asking import SCHEMA as PLAN_SCHEMA
 from stemma.papers.asking import ask_for_plan
 from stemma.papers.claims.asking import SCHEMA, ask_for_claims
+from stemma.papers.kid.asking import SCHEMA as STORY_SCHEMA
 from stemma.papers.pages import read_pages
 from stemma.store.settings import Settings
 
@@ -117,3 +120,15 @@ def test_a_plan_that_does_not_hold_is_refused(change: dict[str, Any], code: str,
     with pytest.raises(InvalidInput) as refused:
         ask_for_plan(known.paper, known.claims, Scripted(answer), CALLER)
     assert refused.value.code == code
+
+
+def test_what_a_model_is_asked_for_it_is_held_to() -> None:
+    def strict(schema: dict[str, Any]) -> bool:
+        said = body(Request((Message("user", "Hello?"),), "small", (), schema, 10, None))
+        return said["text"]["format"]["strict"] is True
+
+    assert all(map(strict, (SCHEMA, PLAN_SCHEMA, STORY_SCHEMA)))
+    open_within = {**SCHEMA["properties"]["claims"]["items"], "additionalProperties": True}
+    optional = {**SCHEMA, "required": []}
+    inner = {**SCHEMA, "properties": {"claims": {"type": "array", "items": open_within}}}
+    assert not any(map(strict, (optional, inner, {"type": "object"})))

@@ -150,7 +150,9 @@ def _traced(series: Sequence[SeriesPoint]) -> list[Traced]:
     by_metric: dict[str, dict[str, list[SeriesPoint]]] = defaultdict(lambda: defaultdict(list))
     for point in series:
         by_metric[point.metric][point.split].append(point)
-    return [_trace(metric, splits) for metric, splits in list(by_metric.items())[:_CURVES]]
+    # A single point is no curve; it stands among what the run measured.
+    curved = {name: splits for name, splits in by_metric.items() if any(len(points) > 1 for points in splits.values())}
+    return [_trace(metric, splits) for metric, splits in list(curved.items())[:_CURVES]]
 
 
 def _trace(metric: str, splits: dict[str, list[SeriesPoint]]) -> Traced:

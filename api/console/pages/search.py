@@ -12,7 +12,7 @@ from api.console.forms import redirect
 from api.console.rendering import render
 from api.deps import DatabaseDep, LedgerDep, SearcherDep, SettingsDep
 from api.limits import limited
-from api.sessions import UPLOAD, require_form_token
+from api.sessions import require_form_token
 from stemma.access.principal import Principal
 from stemma.errors import InvalidInput, StemmaError
 from stemma.knowledge import catalog
@@ -58,7 +58,7 @@ def show(
     return _page(request, principal, database, settings, asked, error)
 
 
-@router.post(UPLOAD, dependencies=[Depends(require_form_token)])
+@router.post("/search/upload", dependencies=[Depends(require_form_token)])
 async def upload(
     request: Request,
     principal: Annotated[Principal, allow("ingest:write")],

@@ -19,11 +19,11 @@ from psycopg.types.json import Jsonb
 
 from stemma.agents.memory.storing import expire
 from stemma.agents.memory.vectors import Encoder
+from stemma.agents.memory.versions import DISTILLING
 from stemma.errors import Unavailable
 from stemma.knowledge.embedding import Vectors
 from stemma.store.database import Connection, Database
 
-VERSION: Final = "1"
 MOST_FACTS: Final = 8
 """Facts of one day and owner."""
 SAME: Final = 0.8
@@ -186,7 +186,7 @@ def _stale(connection: Connection, first: date, last: date) -> dict[Key, list[Ep
 
 
 def _input(episodes: Iterable[Episode]) -> bytes:
-    return _hashed((VERSION, *(f"{one.id} {one.text}" for one in episodes)))
+    return _hashed((DISTILLING, *(f"{one.id} {one.text}" for one in episodes)))
 
 
 def _hashed(parts: Iterable[str]) -> bytes:
@@ -218,7 +218,7 @@ def _replace(
             "agent": agent,
             "owner": owner,
             "text": fact.text,
-            "source": Jsonb({"kind": "day", "day": day.isoformat(), "version": VERSION}),
+            "source": Jsonb({"kind": "day", "day": day.isoformat(), "version": DISTILLING}),
             "origins": list(fact.origins),
             "day": day,
             "model_key": encoder.model_key,

@@ -1,12 +1,13 @@
 """What is known when a node decides: the versions in force, its flags, and what policies call the context.
 
-One statement reads it all, in one round trip. Nothing that came after the event is looked at: features and snapshots
-of the days before it, similar cases before it, and outcomes that were observed by then.
+One statement reads it all, for many decisions at once. Nothing that came after an event is looked at: features and
+snapshots of the days before it, similar cases before it, and outcomes that were observed by then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final, LiteralString
@@ -14,6 +15,7 @@ from typing import Any, Final, LiteralString
 from psycopg.rows import dict_row
 
 from stemma.governance.decisions.similar import Vector
+from stemma.governance.events.model import Event
 from stemma.governance.memory import windows
 from stemma.governance.nodes import Node
 from stemma.registry.references import Reference
@@ -23,38 +25,52 @@ _FEWEST: Final = 3
 """Similar cases with an outcome, below which nothing is concluded from them."""
 _DIGITS: Final = 4
 
-_LOOK: Final = """
+_LOOK: Final[LiteralString] = f"""
     SELECT
         clock_timestamp() AS now,
-        (SELECT version FROM event_type_versions WHERE name = %(event_type)s AND stable
+        (SELECT version FROM event_type_versions WHERE name = asked.event_type AND stable
             ORDER BY major DESC, position DESC LIMIT 1) AS event_type_version,
-        (SELECT version FROM node_versions WHERE name = %(node)s AND stable
+        (SELECT version FROM node_versions WHERE name = asked.node AND stable
             ORDER BY major DESC, position DESC LIMIT 1) AS node_version,
         policy.version AS policy_version,
-        (SELECT coalesce(jsonb_object_agg(flag, value), '{}') FROM node_flags WHERE node = %(node)s) AS flags,
-        (SELECT coalesce(jsonb_object_agg(flag, value), '{}') FROM node_flags WHERE node = '*') AS flags_of_all,
+        (SELECT coalesce(jsonb_object_agg(flag, value), '{{}}') FROM node_flags WHERE node = asked.node) AS flags,
+        (SELECT coalesce(jsonb_object_agg(flag, value), '{{}}') FROM node_flags WHERE node = '*') AS flags_of_all,
         (SELECT coalesce(jsonb_agg(jsonb_build_array(variant, draws, successes, failures, stopped_at, stopped_why)),
                          '[]')
             FROM policy_variants_stats AS s
-            WHERE s.node = %(node)s AND s.policy = %(policy)s || '@' || policy.version) AS stats,
-        {features} AS features,
+            WHERE s.node = asked.node AND s.policy = asked.policy || '@' || policy.version) AS stats,
+        {windows.ROWS} AS features,
         (SELECT jsonb_build_object('day', day, 'sha256', encode(sha256, 'hex')) FROM knowledge_snapshots
-            WHERE node = %(node)s AND day < %(day)s ORDER BY day DESC LIMIT 1) AS snapshot,
-        {similar} AS similar
-    FROM (SELECT max(version) AS version FROM (
-        SELECT version FROM policy_versions
-        WHERE name = %(policy)s AND (
-            version = %(version)s
-            OR (%(version)s::text IS NULL AND stable
-                AND (%(major)s::bigint IS NULL OR major = %(major)s)
-                AND (%(minor)s::bigint IS NULL OR minor = %(minor)s)))
-        ORDER BY major DESC, position DESC LIMIT 1) AS newest) AS policy
+            WHERE node = asked.node AND day < asked.day ORDER BY day DESC LIMIT 1) AS snapshot,
+        CASE WHEN asked.vector IS NULL THEN '[]' ELSE
+            similar_cases(asked.vector, asked.node, asked.model_key, asked.since, asked.at, asked.count)
+        END AS similar
+    FROM ROWS FROM (json_to_recordset(%(asked)s::json) AS (
+            node text, policy text, version text, major bigint, minor bigint, event_type text, entity text, day date,
+            features_since date, vector vector, model_key text, since timestamptz, at timestamptz, count integer
+        )) WITH ORDINALITY AS asked (
+            node, policy, version, major, minor, event_type, entity, day, features_since, vector, model_key, since, at,
+            count, place)
+        CROSS JOIN LATERAL (SELECT max(version) AS version FROM (
+            SELECT version FROM policy_versions
+            WHERE name = asked.policy AND (
+                version = asked.version
+                OR (asked.version IS NULL AND stable
+                    AND (asked.major IS NULL OR major = asked.major)
+                    AND (asked.minor IS NULL OR minor = asked.minor)))
+            ORDER BY major DESC, position DESC LIMIT 1) AS newest) AS policy
+    ORDER BY asked.place
 """
-_NEAREST: Final = """
-    similar_cases(%(vector)s::vector, %(node)s, %(model_key)s, %(since)s, %(at)s, %(count)s)
-"""
-_WITH_SIMILAR: Final[LiteralString] = _LOOK.replace("{features}", windows.ROWS).replace("{similar}", _NEAREST)
-_WITHOUT: Final[LiteralString] = _LOOK.replace("{features}", windows.ROWS).replace("{similar}", "'[]'::jsonb")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be decided, by which versions: those that are taken to be in force."""
+
+    node: Node
+    policy: Reference
+    event: Event
+    vector: Vector | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,41 +99,45 @@ class Found:
         return self.flags.get(name) is True or self.flags_of_all.get(name) is True
 
 
-def look(
-    connection: Connection,
-    node: Node,
-    policy: Reference,
-    *,
-    event_type: str,
-    entity: str | None,
-    occurred_at: datetime,
-    vector: Vector | None,
-) -> Found:
-    """Everything that a decision of the node about something that occurred then has to know."""
-    wanted: dict[str, Any] = {
+def look(connection: Connection, wanted: Sequence[Wanted]) -> list[Found]:
+    """Everything that decisions about these have to know, of each as of the time at which it occurred."""
+    asked = json.dumps([_asked(one) for one in wanted], default=str)
+    with connection.cursor(row_factory=dict_row) as rows:
+        found = rows.execute(_LOOK, {"asked": asked}).fetchall()
+    return [
+        Found(**{**row, "features": _features(one, row["features"])}) for one, row in zip(wanted, found, strict=True)
+    ]
+
+
+def _asked(wanted: Wanted) -> dict[str, Any]:
+    node, policy, event, vector = wanted.node, wanted.policy, wanted.event, wanted.vector
+    day = _day(event.occurred_at)
+    asked = {
         "node": node.name,
         "policy": policy.name,
-        "version": str(policy.version) if policy.version else None,
+        "version": policy.version,
         "major": policy.major,
         "minor": policy.minor,
-        "event_type": event_type,
-        "entity": entity,
-        "day": _day(occurred_at),
-        "features_since": windows.since(node, _day(occurred_at)),
+        "event_type": event.type,
+        "entity": event.entity,
+        "day": day,
+        "features_since": windows.since(node, day),
     }
-    if vector is not None:
-        wanted |= {
-            "vector": vector.literal,
-            "model_key": vector.model_key,
-            "since": occurred_at - timedelta(days=node.similar.days),
-            "at": occurred_at,
-            "count": node.similar.count,
-        }
-    with connection.cursor(row_factory=dict_row) as rows:
-        found = rows.execute(_WITH_SIMILAR if vector else _WITHOUT, wanted).fetchone()
-    assert found is not None
-    features = windows.values_of(node, wanted["day"], found["features"]) if entity is not None else {}
-    return Found(**{**found, "features": features})
+    if vector is None:
+        return asked
+    return asked | {
+        "vector": vector.literal,
+        "model_key": vector.model_key,
+        "since": event.occurred_at - timedelta(days=node.similar.days),
+        "at": event.occurred_at,
+        "count": node.similar.count,
+    }
+
+
+def _features(wanted: Wanted, rows: str) -> Mapping[str, Any]:
+    if wanted.event.entity is None:
+        return {}
+    return windows.values_of(wanted.node, _day(wanted.event.occurred_at), rows)
 
 
 def assembled(found: Found, *, stopped: bool) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Making a decision: load the policy, assemble the context, judge, and say what is to be written.
 
-Between a request and its commit lie one look at the database and the evaluation. Versions of nodes and policies never
-change, so that they are kept once loaded; which of them is in force is read each time.
+Between a request and its commit lie one look at the database, which those share who ask at the same time, and the
+evaluation. Versions of nodes and policies never change, so that they are kept once loaded; which of them is in force is
+read each time.
 """
 
 from __future__ import annotations
@@ -9,22 +10,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from psycopg.types.json import Jsonb
-
 from stemma.access.principal import Principal
 from stemma.approvals import requests
-from stemma.errors import Conflict, InvalidInput, NotFound
+from stemma.errors import Conflict, InvalidInput, NotFound, StemmaError, Unavailable
 from stemma.governance import nodes, policies
 from stemma.governance.decisions import context, flags, review
 from stemma.governance.decisions.judging import Rested, judge, rested, takes_effect
 from stemma.governance.decisions.model import CHAIN, Decision, State
-from stemma.governance.decisions.similar import Vector, Vectors, text_of
+from stemma.governance.decisions.similar import Vectors, text_of
 from stemma.governance.evaluation import Applicable, Verdict
 from stemma.governance.events import catalog, recording, types
 from stemma.governance.events.model import Event, NewEvent
@@ -36,7 +36,7 @@ from stemma.governance.nodes import Node
 from stemma.governance.policy import BASELINE, Level, Ruling
 from stemma.ledger.change import Change
 from stemma.ledger.entries import Entry, NewEntry, format_time
-from stemma.ledger.writer import Statement
+from stemma.ledger.writer import Statement, row
 from stemma.notify.messages import Message
 from stemma.notify.outbox import enqueue
 from stemma.registry.references import check_name, parse_reference
@@ -48,29 +48,43 @@ _TRIES: Final = 5
 _KEPT: Final = 128
 _AS_THEY_ARE: Final = (
     "id", "node", "node_version", "event_id", "event_type", "entity", "correlation_id", "policy", "policy_version",
-    "variant", "approval_id", "due_at", "on_silence", "occurred_at", "decided_at", "decided_by", "latency_ms",
+    "policy_sha256", "variant", "draw", "verdict", "level", "verdict_sha256", "context_sha256", "state", "effect",
+    "approval_id", "due_at", "on_silence", "occurred_at", "decided_at", "decided_by", "latency_ms",
 )  # fmt: skip
 
 # What would be approved alone is only written while nobody has stopped the node. The chain's lock is held by now, and
 # whoever sets a flag holds it, too.
 _INSERT: Final = f"""
-    WITH context AS (
-        INSERT INTO decision_contexts (sha256, content) VALUES (%(context_sha256)s, %(content)s) ON CONFLICT DO NOTHING
+    WITH given AS MATERIALIZED (
+        SELECT * FROM ROWS FROM (json_to_recordset(%(rows)s::json) AS (
+            id uuid, node text, node_version text, event_id uuid, event_type text, entity text, correlation_id text,
+            policy text, policy_version text, policy_sha256 text, variant text, draw jsonb, verdict text, level text,
+            reasons jsonb, verdict_sha256 text, context_sha256 text, content text, state text, effect text,
+            approval_id uuid, due_at timestamptz, on_silence text, occurred_at timestamptz, decided_at timestamptz,
+            decided_by text, latency_ms float8, seq bigint, entry_hash text, model_key text, text_sha256 text,
+            vector vector)) WITH ORDINALITY AS rows (
+            id, node, node_version, event_id, event_type, entity, correlation_id, policy, policy_version, policy_sha256,
+            variant, draw, verdict, level, reasons, verdict_sha256, context_sha256, content, state, effect, approval_id,
+            due_at, on_silence, occurred_at, decided_at, decided_by, latency_ms, seq, entry_hash, model_key,
+            text_sha256, vector, place)
+    ), context AS (
+        INSERT INTO decision_contexts (sha256, content)
+        SELECT decode(context_sha256, 'hex'), convert_to(content, 'UTF8') FROM given ON CONFLICT DO NOTHING
     ), made AS (
         INSERT INTO decisions (id, node, node_version, event_id, event_type, entity, correlation_id, policy,
             policy_version, policy_sha256, variant, draw, verdict, level, reasons, verdict_sha256, context_sha256,
             state, effect, approval_id, due_at, on_silence, occurred_at, decided_at, decided_by, latency_ms, seq,
             entry_hash)
-        SELECT %(id)s, %(node)s, %(node_version)s, %(event_id)s, %(event_type)s, %(entity)s, %(correlation_id)s,
-            %(policy)s, %(policy_version)s, %(policy_sha256)s, %(variant)s, %(draw)s, %(verdict)s, %(level)s,
-            %(reasons)s, %(verdict_sha256)s, %(context_sha256)s, %(state)s, %(effect)s, %(approval_id)s, %(due_at)s,
-            %(on_silence)s, %(occurred_at)s, %(decided_at)s, %(decided_by)s, %(latency_ms)s, %(seq)s, %(entry_hash)s
-        WHERE %(effect)s::text IS DISTINCT FROM 'approve' OR NOT {flags.is_stopped("%(node)s")}
+        SELECT id, node, node_version, event_id, event_type, entity, correlation_id, policy, policy_version,
+            decode(policy_sha256, 'hex'), variant, draw, verdict, level, reasons, decode(verdict_sha256, 'hex'),
+            decode(context_sha256, 'hex'), state, effect, approval_id, due_at, on_silence, occurred_at, decided_at,
+            decided_by, latency_ms, seq, decode(entry_hash, 'hex')
+        FROM given WHERE effect IS DISTINCT FROM 'approve' OR NOT {flags.is_stopped("given.node")} ORDER BY place
         RETURNING id
     ), remembered AS (
         INSERT INTO decision_embeddings (decision_id, model_key, node, text_sha256, embedding, occurred_at)
-        SELECT id, %(model_key)s, %(node)s, %(text_sha256)s, %(vector)s::vector, %(occurred_at)s FROM made
-        WHERE %(model_key)s::text IS NOT NULL
+        SELECT id, model_key, node, decode(text_sha256, 'hex'), vector, occurred_at FROM given JOIN made USING (id)
+        WHERE model_key IS NOT NULL
     )
     SELECT id FROM made
 """
@@ -81,13 +95,56 @@ class NodeStopped(Conflict):
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """What a decision is made of, once versions and context are known."""
+class Asked:
+    """What somebody asks a node to decide: an event that was recorded, or a new one."""
 
-    node: Node
-    policy: Applicable
+    principal: Principal
+    node: str
+    event: NewEvent | UUID
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What was looked for, and what was found."""
+
+    wanted: context.Wanted
     found: context.Found
-    vector: Vector | None
+
+
+Decided = Change[Decision] | StemmaError
+
+
+class _Case:
+    """A decision in the making: what is asked, what it is tried with, and what came of it."""
+
+    __slots__ = ("asked", "decided", "event", "newest", "node", "override", "recorded", "version")
+
+    asked: Asked
+    version: str | None
+    override: str | None
+    node: Node
+    event: Event
+    recorded: Change[tuple[Event, ...]] | None
+    newest: bool
+    decided: Decided | None
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+        self.version = self.override = self.recorded = self.decided = None
+        self.newest = False
+
+    @property
+    def text(self) -> str:
+        """By which similar cases are found."""
+        return text_of(self.node, self.event.type, self.event.data)
+
+    @contextlib.contextmanager
+    def refusable(self) -> Iterator[None]:
+        """A block whose error is what comes of this one."""
+        try:
+            yield
+        except StemmaError as error:
+            self.decided = error
 
 
 class Decider:
@@ -109,79 +166,105 @@ class Decider:
         node does not decide, or that cannot be recorded. The commit raises Conflict where a new event's id was recorded
         before, and `NodeStopped` for what is to be decided again.
         """
-        principal.require(PERMISSION)
-        check_name(node, field="node")
-        return self._database.glance(lambda connection: self._decide(connection, principal, node, event))
+        (decided,) = self._database.glance(lambda connection: self._decide(connection, [Asked(principal, node, event)]))
+        if isinstance(decided, StemmaError):
+            raise decided
+        return decided
 
-    def _decide(
-        self, connection: Connection, principal: Principal, node: str, asked: NewEvent | UUID
-    ) -> Change[Decision]:
-        started = time.perf_counter()
-        if node not in self._in_force:
-            self._in_force[node] = self._node(connection, node).version, None
-        recorded: Change[tuple[Event, ...]] | None = None
-        if isinstance(asked, UUID):
-            event = catalog.get_event(connection, asked)
-            known = self._known(connection, node, event)
-        else:
-            recorded, event, known = self._recorded(connection, principal, node, asked)
-        stopped = known.found.either(flags.STOPPED)
-        rests_on = rested(event.seen(), context.assembled(known.found, stopped=stopped))
-        drawn = _drawn(known)
-        verdict = judge(known.policy, rests_on.event, rests_on.context, drawn.variant if drawn else BASELINE)
-        decision = _decision(principal, known, event, rests_on, verdict, drawn)
-        change = _change(connection, principal, decision, rests_on, known, started)
-        return change if recorded is None else _after(recorded, change)
+    def decide_all(self, asked: Sequence[Asked]) -> list[Change[Decision] | Exception]:
+        """The same for many that look at the database together; gives for each what it is, or what `decide` raises."""
+        try:
+            return [*self._database.glance(lambda connection: self._decide(connection, asked))]
+        except Unavailable as error:
+            return [error] * len(asked)
+        except Exception as error:
+            # What nobody foresaw of one fails that one alone.
+            return [error] if len(asked) == 1 else [self.decide_all([one])[0] for one in asked]
 
-    def _recorded(
-        self, connection: Connection, principal: Principal, node: str, asked: NewEvent
-    ) -> tuple[Change[tuple[Event, ...]], Event, _Known]:
-        """Check the event by the version of its type that was in force last time, and anew where the look finds
-        another, or where that one refuses it.
-        """
-        kept = self._types.get(asked.type)
-        if kept is not None:
-            with contextlib.suppress(InvalidInput):
-                recorded = recording.record(connection, principal, [asked], look=False, types={asked.type: kept})
-                (event,) = recorded.result(())
-                known = self._known(connection, node, event)
-                if known.found.event_type_version == kept.version:
-                    return recorded, event, known
-        recorded = recording.record(connection, principal, [asked], look=False)
-        (event,) = recorded.result(())
-        known = self._known(connection, node, event)
-        _keep(self._types, asked.type, types.load(connection, event.type))
-        return recorded, event, known
-
-    def _known(self, connection: Connection, name: str, event: Event) -> _Known:
+    def _decide(self, connection: Connection, asked: Sequence[Asked]) -> list[Decided]:
         """Begin with the versions that were in force last time, and begin anew where the look finds others."""
-        version, override = self._in_force[name]
+        started = time.perf_counter()
+        cases = [_Case(one) for one in asked]
         for _ in range(_TRIES):
-            node = self._node(connection, f"{name}@{version}")
-            if event.type not in node.events:
-                # A version that was published since then may decide it.
-                node = self._node(connection, name)
-                _require_decided(node, event)
-            vector = self._vectors.of(connection, text_of(node, event.type, event.data))
-            reference = parse_reference(override or node.policy)
-            found = context.look(
-                connection,
-                node,
-                reference,
-                event_type=event.type,
-                entity=event.entity,
-                occurred_at=event.occurred_at,
-                vector=vector,
-            )
-            if (found.node_version, found.flags.get(flags.POLICY)) == (node.version, override):
-                if found.policy_version is None:
-                    raise NotFound("policy_unknown", f"There is no policy {reference}.", field="policy")
-                self._in_force[name] = node.version, override
-                return _Known(
-                    node, self._policy(connection, node, f"{reference.name}@{found.policy_version}"), found, vector
-                )
-            version, override = found.node_version or version, found.flags.get(flags.POLICY)
-        raise Conflict("node_changing", f"The node {name} is being changed.", field="node", hint="Try again.")
+            for case in _open(cases):
+                with case.refusable():
+                    self._prepare(connection, case)
+            if not (tried := _open(cases)):
+                break
+            for case, known in zip(tried, self._known(connection, tried), strict=True):
+                with case.refusable():
+                    if self._holds(connection, case, known):
+                        case.decided = self._decided(connection, case, known, started)
+        return [case.decided or _changing(case.asked.node) for case in cases]
+
+    def _prepare(self, connection: Connection, case: _Case) -> None:
+        """Find the event and the node that decides it, in the versions that are tried."""
+        asked = case.asked
+        if case.version is None:
+            asked.principal.require(PERMISSION)
+            check_name(asked.node, field="node")
+            if asked.node not in self._in_force:
+                self._in_force[asked.node] = self._node(connection, asked.node).version, None
+            case.version, case.override = self._in_force[asked.node]
+        if isinstance(asked.event, UUID):
+            case.event = catalog.get_event(connection, asked.event)
+        else:
+            case.recorded = self._recorded(connection, case, asked.event)
+            (case.event,) = case.recorded.result(())
+        case.node = self._node(connection, f"{asked.node}@{case.version}")
+        if case.event.type not in case.node.events:
+            # A version that was published since then may decide it.
+            case.node = self._node(connection, asked.node)
+            _require_decided(case.node, case.event)
+
+    def _recorded(self, connection: Connection, case: _Case, event: NewEvent) -> Change[tuple[Event, ...]]:
+        """Check the event by the version of its type that was in force last time, and anew where that one refuses it,
+        or where the look found another.
+        """
+        principal = case.asked.principal
+        kept = self._types.get(event.type)
+        if kept is not None and not case.newest:
+            with contextlib.suppress(InvalidInput):
+                return recording.record(connection, principal, [event], look=False, types={event.type: kept})
+        case.newest = True
+        recorded = recording.record(connection, principal, [event], look=False)
+        _keep(self._types, event.type, types.load(connection, event.type))
+        return recorded
+
+    def _known(self, connection: Connection, cases: Sequence[_Case]) -> list[_Known]:
+        vectors = self._vectors.of(connection, [case.text for case in cases])
+        wanted = [
+            context.Wanted(case.node, parse_reference(case.override or case.node.policy), case.event, vector)
+            for case, vector in zip(cases, vectors, strict=True)
+        ]
+        return [*map(_Known, wanted, context.look(connection, wanted))]
+
+    def _holds(self, connection: Connection, case: _Case, known: _Known) -> bool:
+        """Whether what was tried is in force; else what is to be tried next is noted."""
+        found, node = known.found, known.wanted.node
+        in_force = found.node_version, found.flags.get(flags.POLICY)
+        if in_force != (node.version, case.override):
+            case.version, case.override = in_force[0] or case.version, in_force[1]
+            return False
+        if found.policy_version is None:
+            raise NotFound("policy_unknown", f"There is no policy {known.wanted.policy}.", field="policy")
+        self._in_force[node.name] = node.version, case.override
+        if case.recorded is not None and not case.newest and found.event_type_version != case.event.type_version:
+            case.newest = True
+            return False
+        return True
+
+    def _decided(self, connection: Connection, case: _Case, known: _Known, started: float) -> Change[Decision]:
+        node, event, found = case.node, case.event, known.found
+        policy = self._policy(connection, node, f"{known.wanted.policy.name}@{found.policy_version}")
+        stopped = found.either(flags.STOPPED)
+        rests_on = rested(event.seen(), context.assembled(found, stopped=stopped))
+        drawn = _drawn(node, policy, found)
+        verdict = judge(policy, rests_on.event, rests_on.context, drawn.variant if drawn else BASELINE)
+        principal = case.asked.principal
+        decision = _decision(principal, known, policy, rests_on, verdict, drawn)
+        change = _change(connection, principal, decision, rests_on, known, policy, started)
+        return change if case.recorded is None else _after(case.recorded, change)
 
     def _node(self, connection: Connection, reference: str) -> Node:
         node = self._nodes.get(reference)
@@ -202,6 +285,14 @@ class Decider:
         return policy
 
 
+def _open(cases: Sequence[_Case]) -> list[_Case]:
+    return [case for case in cases if case.decided is None]
+
+
+def _changing(node: str) -> Conflict:
+    return Conflict("node_changing", f"The node {node} is being changed.", field="node", hint="Try again.")
+
+
 def _require_decided(node: Node, event: Event) -> None:
     if event.type not in node.events:
         hint = f"It decides {', '.join(node.events)}."
@@ -215,12 +306,12 @@ def _keep(kept: dict[str, Any], reference: str, loaded: Any) -> None:
     kept[reference] = loaded
 
 
-def _drawn(known: _Known) -> Draw | None:
+def _drawn(node: Node, policy: Applicable, found: context.Found) -> Draw | None:
     """The variant that decides, where the node learns and the policy has others than the baseline."""
-    guardrails, policy = known.node.learning, known.policy
-    if guardrails is None or not policy.policy.variants or known.found.flag(flags.LEARNING) is False:
+    guardrails = node.learning
+    if guardrails is None or not policy.policy.variants or found.flag(flags.LEARNING) is False:
         return None
-    counted = {row[0]: VariantStats(row[0], row[1], row[2], row[3], _time(row[4]), row[5]) for row in known.found.stats}
+    counted = {row[0]: VariantStats(row[0], row[1], row[2], row[3], _time(row[4]), row[5]) for row in found.stats}
     everyone = [counted.get(variant, VariantStats(variant)) for variant in stats.variants_of(policy)]
     return draw(everyone, guardrails, new_seed())
 
@@ -232,23 +323,24 @@ def _time(text: str | None) -> datetime | None:
 def _decision(
     principal: Principal,
     known: _Known,
-    event: Event,
+    policy: Applicable,
     rests_on: Rested,
     verdict: Verdict,
     drawn: Draw | None,
 ) -> Decision:
     """The decision but for what its commit adds: its deadline and its place in the chain."""
     final = takes_effect(verdict)
+    node, event = known.wanted.node, known.wanted.event
     return Decision(
         id=uuid4(),
-        node=known.node.name,
-        node_version=known.node.version,
+        node=node.name,
+        node_version=node.version,
         event_id=event.id,
         event_type=event.type,
         entity=event.entity,
         correlation_id=event.correlation_id,
-        policy=known.policy.policy.name,
-        policy_version=known.policy.policy.version,
+        policy=policy.policy.name,
+        policy_version=policy.policy.version,
         variant=verdict.variant,
         verdict=verdict.verdict,
         level=verdict.level,
@@ -257,7 +349,7 @@ def _decision(
         effect=verdict.verdict if final else None,
         approval_id=None,
         due_at=None,
-        on_silence=None if final else known.policy.policy.escalation.then,
+        on_silence=None if final else policy.policy.escalation.then,
         settled_by=None,
         settled_reason=None,
         settled_at=None,
@@ -267,7 +359,7 @@ def _decision(
         latency_ms=0.0,
         seq=0,
         entry_hash="",
-        policy_sha256=known.policy.sha256,
+        policy_sha256=policy.sha256,
         verdict_sha256=verdict.sha256,
         context_sha256=hashlib.sha256(rests_on.content).hexdigest(),
         draw=drawn.content() if drawn else None,
@@ -282,17 +374,18 @@ def _change(
     decision: Decision,
     rests_on: Rested,
     known: _Known,
+    policy: Applicable,
     started: float,
 ) -> Change[Decision]:
     asked = None
     if decision.state is State.WAITING:
-        proposal = review.proposal(decision, known.policy.policy.escalation)
+        proposal = review.proposal(decision, policy.policy.escalation)
         asked = requests.request(connection, principal, proposal, now=known.found.now)
         approval = asked.result(())
         decision = replace(decision, approval_id=approval.id, due_at=approval.expires_at)
     decision = replace(decision, latency_ms=round((time.perf_counter() - started) * 1000, 3))
     refusal = NodeStopped("node_stopped", f"The node {decision.node} was stopped.", field="node", hint="Ask again.")
-    companions = [Statement(_INSERT, partial(_row, decision, rests_on, known), rows=1, refusal=refusal)]
+    companions = [Statement(_INSERT, partial(_row, decision, rests_on, known), 1, refusal, as_rows=True)]
     if decision.draw is not None:
         companions.append(stats.drawn(decision.node, decision.policy_reference, decision.variant))
     if decision.state is State.FINAL and decision.level is Level.AL2:
@@ -334,27 +427,20 @@ def _entry(principal: Principal, decision: Decision) -> NewEntry:
     return NewEntry(CHAIN, "decision.decided", principal.actor, review.subject(decision.id), facts)
 
 
-def _row(decision: Decision, rests_on: Rested, known: _Known, stored: tuple[Entry, ...]) -> dict[str, Any]:
-    (entry,) = stored[:1]
-    vector = known.vector
-    return {
-        **{name: getattr(decision, name) for name in _AS_THEY_ARE},
-        "policy_sha256": bytes.fromhex(decision.policy_sha256),
-        "draw": Jsonb(decision.draw) if decision.draw else None,
-        "verdict": decision.verdict.value,
-        "level": decision.level.value,
-        "reasons": Jsonb([{"rule": reason.rule, "text": reason.text} for reason in decision.reasons]),
-        "verdict_sha256": bytes.fromhex(decision.verdict_sha256),
-        "context_sha256": bytes.fromhex(decision.context_sha256),
-        "content": rests_on.content,
-        "state": decision.state.value,
-        "effect": decision.effect.value if decision.effect else None,
-        "seq": entry.seq,
-        "entry_hash": entry.entry_hash,
-        "model_key": vector.model_key if vector else None,
-        "text_sha256": vector.text_sha256 if vector else None,
-        "vector": vector.literal if vector else None,
-    }
+def _row(decision: Decision, rests_on: Rested, known: _Known, stored: tuple[Entry, ...]) -> str:
+    vector = known.wanted.vector
+    return row(
+        {
+            **{name: getattr(decision, name) for name in _AS_THEY_ARE},
+            "reasons": [{"rule": reason.rule, "text": reason.text} for reason in decision.reasons],
+            "content": rests_on.content.decode(),
+            "seq": stored[0].seq,
+            "entry_hash": stored[0].entry_hash,
+            "model_key": vector.model_key if vector else None,
+            "text_sha256": vector.text_sha256 if vector else None,
+            "vector": vector.literal if vector else None,
+        }
+    )
 
 
 def _told(decision: Decision) -> Statement:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -26,7 +26,8 @@ _KEPT: Final = 8_192
 """Vectors, of about 4 kB each."""
 _MAX_TEXT: Final = 2_000
 _KNOWN: Final = """
-    SELECT embedding::text FROM decision_embeddings WHERE text_sha256 = %s AND model_key = %s LIMIT 1
+    SELECT sought, embedding::text FROM unnest(%s::bytea[]) AS sought CROSS JOIN LATERAL
+        (SELECT embedding FROM decision_embeddings WHERE text_sha256 = sought AND model_key = %s LIMIT 1) AS known
 """
 
 
@@ -64,21 +65,27 @@ class Vectors:
         """What makes vectors comparable."""
         return load_model(self._settings).key
 
-    def of(self, connection: Connection, text: str) -> Vector | None:
-        """The text's vector; None where there is no encoder."""
-        sha256 = hashlib.sha256(text.encode()).digest()
+    def of(self, connection: Connection, texts: Sequence[str]) -> list[Vector | None]:
+        """The texts' vectors; None for each where there is no encoder."""
+        hashes = [hashlib.sha256(text.encode()).digest() for text in texts]
+        found = {sha256: vector for sha256 in hashes if (vector := self._remembered(sha256))}
+        missing = {sha256: text for sha256, text in zip(hashes, texts, strict=True) if sha256 not in found}
+        if missing and (encoder := self._opened()) is not None:
+            written = dict(connection.execute(_KNOWN, (list(missing), self.model_key)).fetchall())
+            for sha256, text in missing.items():
+                literal = written.get(sha256) or "[" + ",".join(map(str, encoder.encode(text).tolist())) + "]"
+                found[sha256] = self._remember(Vector(self.model_key, sha256, literal))
+        return [found.get(sha256) for sha256 in hashes]
+
+    def _remembered(self, sha256: bytes) -> Vector | None:
         with self._lock:
             if known := self._kept.get(sha256):
                 self._kept.move_to_end(sha256)
-                return known
-        encoder = self._opened()
-        if encoder is None:
-            return None
-        row = connection.execute(_KNOWN, (sha256, self.model_key)).fetchone()
-        literal = row[0] if row else "[" + ",".join(map(str, encoder.encode(text).tolist())) + "]"
-        made = Vector(self.model_key, sha256, literal)
+            return known
+
+    def _remember(self, made: Vector) -> Vector:
         with self._lock:
-            self._kept[sha256] = made
+            self._kept[made.text_sha256] = made
             if len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
         return made

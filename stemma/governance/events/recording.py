@@ -7,7 +7,6 @@ then. The ledger's entry of a batch holds the Merkle root (RFC 6962) over the ha
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +24,7 @@ from stemma.ledger.change import Change
 from stemma.ledger.entries import NewEntry, canonical, format_time
 from stemma.ledger.journal import audited
 from stemma.ledger.merkle import Frontier
-from stemma.ledger.writer import Statement
+from stemma.ledger.writer import Statement, row
 from stemma.personal.fields import below
 from stemma.store.database import Connection
 
@@ -46,12 +45,11 @@ _EARLIEST: Final = datetime(1900, 1, 1, tzinfo=UTC)
 _AHEAD: Final = timedelta(days=1)
 _INSERT: Final = """
     INSERT INTO events (id, type, type_version, entity, correlation_id, occurred_at, received_at, actor, data, sha256)
-    SELECT id, type, type_version, entity, correlation_id, occurred_at, %(received_at)s, %(actor)s, data,
-        decode(sha256, 'hex')
+    SELECT id, type, type_version, entity, correlation_id, occurred_at, received_at, actor, data, decode(sha256, 'hex')
     FROM ROWS FROM (json_to_recordset(%(rows)s::json) AS (
-        id uuid, type text, type_version text, entity text, correlation_id text, occurred_at timestamptz, data jsonb,
-        sha256 text)) WITH ORDINALITY AS given (
-        id, type, type_version, entity, correlation_id, occurred_at, data, sha256, place)
+        id uuid, type text, type_version text, entity text, correlation_id text, occurred_at timestamptz,
+        received_at timestamptz, actor text, data jsonb, sha256 text)) WITH ORDINALITY AS given (
+        id, type, type_version, entity, correlation_id, occurred_at, received_at, actor, data, sha256, place)
     ORDER BY place
     ON CONFLICT (id) DO NOTHING
 """
@@ -244,9 +242,8 @@ def root(hashes: Iterable[str]) -> bytes:
 def _insert(principal: Principal, now: datetime, new: Sequence[tuple[Event, bytes]]) -> Statement:
     rows = []
     for event, body in new:
-        kept = json.dumps({"sha256": event.sha256, "type_version": event.type_version})
-        rows.append(f"{body[:-1].decode()},{kept[1:]}")
-    parameters = {"rows": f"[{','.join(rows)}]", "received_at": now, "actor": principal.actor}
+        kept = {"sha256": event.sha256, "type_version": event.type_version, "received_at": now}
+        rows.append(f"{body[:-1].decode()},{row({**kept, 'actor': principal.actor})[1:]}")
     what = "One of these events was recorded at the same time."
     refusal = Conflict("events_raced", what, field="events", hint="Send them again: what is there stays as it is.")
-    return Statement(_INSERT, parameters, rows=len(new), refusal=refusal)
+    return Statement(_INSERT, ",".join(rows), rows=len(new), refusal=refusal, as_rows=True)

@@ -9,14 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from psycopg.rows import class_row
 
 from stemma.governance.evaluation import Applicable
 from stemma.governance.learning.posteriors import Beta
 from stemma.governance.policy import BASELINE
-from stemma.ledger.writer import Statement
+from stemma.ledger.writer import Statement, row
 from stemma.store.database import Connection
+
+_DRAWN: Final = """
+    INSERT INTO policy_variants_stats AS stats (node, policy, variant, draws, updated_at)
+    SELECT node, policy, variant, count(*), clock_timestamp()
+    FROM json_to_recordset(%(rows)s::json) AS (node text, policy text, variant text) GROUP BY node, policy, variant
+    ON CONFLICT (node, policy, variant)
+        DO UPDATE SET draws = stats.draws + excluded.draws, updated_at = excluded.updated_at
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +75,4 @@ def load(connection: Connection, node: str, policy: str, variants: Iterable[str]
 
 def drawn(node: str, policy: str, variant: str) -> Statement:
     """The statement that counts a draw; it belongs to the decision's transaction."""
-    return Statement(
-        "INSERT INTO policy_variants_stats AS stats (node, policy, variant, draws, updated_at)"
-        " VALUES (%(node)s, %(policy)s, %(variant)s, 1, clock_timestamp())"
-        " ON CONFLICT (node, policy, variant) DO UPDATE SET draws = stats.draws + 1, updated_at = clock_timestamp()",
-        {"node": node, "policy": policy, "variant": variant},
-        rows=1,
-    )
+    return Statement(_DRAWN, row({"node": node, "policy": policy, "variant": variant}), as_rows=True)

@@ -23,12 +23,11 @@ from psycopg.types.json import Jsonb
 from stemma.governance.memory.days import Made, Product, Report, bring_up, contents
 from stemma.governance.memory.features import by_node
 from stemma.governance.memory.inputs import Key, Span, day_hashes, hashed, published_nodes
+from stemma.governance.memory.versions import DRIFT
 from stemma.governance.memory.windows import combined, feature_key
 from stemma.governance.nodes import Node
 from stemma.governance.policy import Level, Ruling
 from stemma.store.database import Connection, Database
-
-VERSION: Final = "1"
 
 # EDIT HERE: what is compared with what, and from where on it is an alarm.
 CURRENT_DAYS: Final = 14
@@ -73,7 +72,7 @@ def inputs(connection: Connection, known: Sequence[Node], span: Span) -> dict[Ke
         for day in of[bisect_left(of, span.first) :]:
             seen = of[bisect_right(of, day - timedelta(days=CURRENT_DAYS + REFERENCE_DAYS)) : bisect_right(of, day)]
             parts = [b"%s %s" % (str(one).encode(), digests[name, one]) for one in seen]
-            wanted[name, day] = hashed([VERSION.encode(), *parts])
+            wanted[name, day] = hashed([DRIFT.encode(), *parts])
     return wanted
 
 

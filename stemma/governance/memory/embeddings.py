@@ -92,7 +92,7 @@ def _lacking(connection: Connection, known: Mapping[str, Node], parameters: Mapp
 
 
 def _vector(connection: Connection, vectors: Vectors, text: str) -> Vector:
-    vector = vectors.of(connection, text)
+    (vector,) = vectors.of(connection, [text])
     if vector is None:
         hint = "Run `stemma materialize knowledge/search_index`."
         raise Unavailable("query_encoder_unavailable", "The query encoder of the model is not there.", hint=hint)

@@ -16,12 +16,12 @@ from psycopg.types.json import Jsonb
 
 from stemma.governance.memory.days import Made, Product, Report, bring_up
 from stemma.governance.memory.inputs import Key, Span, day_hashes, hashed, published_nodes, types_of
+from stemma.governance.memory.versions import FEATURES
 from stemma.governance.memory.windows import event_types, feature_key
 from stemma.governance.nodes import Node
 from stemma.rules.language import MAX_NUMBER, MAX_TEXT
 from stemma.store.database import Connection, Database
 
-VERSION: Final = "1"
 _NOTHING: Final = hashed(())
 
 _SUM_UP: Final = """
@@ -94,7 +94,7 @@ def inputs(connection: Connection, known: Sequence[Node], span: Span) -> dict[Ke
     """What the features of each day are made of: what happened, and how the features are defined."""
     defined = {node.name: json.dumps(wanted_of(node), sort_keys=True).encode() for node in known}
     return {
-        (name, day): hashed([VERSION.encode(), defined[name], digest])
+        (name, day): hashed([FEATURES.encode(), defined[name], digest])
         for (name, day), digest in day_hashes(connection, [node for node in known if node.features], span).items()
     }
 

@@ -19,11 +19,10 @@ from stemma.governance.learning.stats import VariantStats
 from stemma.governance.memory.days import Made, Product, Report, bring_up
 from stemma.governance.memory.features import by_node
 from stemma.governance.memory.inputs import Key, Span, day_hashes, hashed, published_nodes
+from stemma.governance.memory.versions import SCORECARDS
 from stemma.governance.nodes import Learning, Node
 from stemma.governance.policy import BASELINE
 from stemma.store.database import Connection, Database
-
-VERSION: Final = "1"
 
 # Draws count on the day of their event, outcomes on the day on which they were observed.
 _TALLIES: Final = """
@@ -70,7 +69,7 @@ def inputs(known: Sequence[Node], counted: Mapping[Key, Tallies]) -> dict[Key, b
     return {
         (name, day): hashed(
             [
-                VERSION.encode(),
+                SCORECARDS.encode(),
                 rules[name],
                 rfc8785.dumps({policy: {v: list(n) for v, n in by.items()} for policy, by in found.items()}),
             ]

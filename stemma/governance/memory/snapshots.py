@@ -21,6 +21,7 @@ from stemma.errors import InvalidInput
 from stemma.governance.memory.days import Made, Product, Report, bring_up
 from stemma.governance.memory.features import by_node
 from stemma.governance.memory.inputs import Key, Span, day_hashes, hashed, published_nodes
+from stemma.governance.memory.versions import SNAPSHOTS
 from stemma.governance.nodes import Node
 from stemma.knowledge.embedding import Vectors, load_model
 from stemma.knowledge.onnx_query import QueryEncoder, open_query_encoder
@@ -28,7 +29,6 @@ from stemma.redaction import redact, redact_value
 from stemma.store.database import Connection, Database
 from stemma.store.settings import Settings
 
-VERSION: Final = "1"
 DIMENSIONS: Final = 384
 _MOST: Final = 2
 _THREADS: Final = 4
@@ -119,7 +119,7 @@ def inputs(connection: Connection, known: Sequence[Node], span: Span) -> dict[Ke
     """What the snapshot of each day is made of: what happened, and which members of events are looked at."""
     looked_at = {node.name: rfc8785.dumps(_members(node)) for node in known}
     return {
-        (name, day): hashed([VERSION.encode(), looked_at[name], digest])
+        (name, day): hashed([SNAPSHOTS.encode(), looked_at[name], digest])
         for (name, day), digest in day_hashes(connection, known, span).items()
     }
 

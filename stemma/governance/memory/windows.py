@@ -36,9 +36,11 @@ class Features:
 
 ROWS: Final = """
     (SELECT coalesce(jsonb_agg(jsonb_build_array(day, features) ORDER BY day), '[]')::text FROM entity_features
-        WHERE node = %(node)s AND entity = %(entity)s AND day >= %(features_since)s AND day < %(day)s)
+        WHERE node = asked.node AND entity = asked.entity AND day >= asked.features_since AND day < asked.day)
 """
-"""The rows of an entity for the windows that end before `day`, as an expression; `since` has where they begin."""
+"""The rows of an entity for the windows that end before `day`, as an expression over `asked`; `since` has where they
+begin.
+"""
 
 
 def since(node: Node, day: date) -> date:
@@ -56,7 +58,9 @@ def features_on(connection: Connection, node: Node, entity: str, day: date) -> F
     """What is known of an entity at the end of a day (UTC)."""
     after = day + timedelta(days=1)
     wanted = {"node": node.name, "entity": entity, "features_since": since(node, after), "day": after}
-    row = connection.execute(f"SELECT {ROWS}", wanted).fetchone()
+    values = "VALUES (%(node)s, %(entity)s, %(features_since)s, %(day)s)"
+    query = f"SELECT {ROWS} FROM ({values}) AS asked (node, entity, features_since, day)"
+    row = connection.execute(query, wanted).fetchone()
     assert row is not None
     return Features(entity, day, values_of(node, after, row[0]))
 

@@ -6,7 +6,7 @@ Reference: https://platform.openai.com/docs/api-reference/chat
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from stemma.llm.failures import away, garbage
 from stemma.llm.model import FinishReason, Message, ToolCall, Usage
@@ -14,6 +14,8 @@ from stemma.llm.providers.base import Ended, Request
 from stemma.llm.providers.counting import count
 from stemma.llm.providers.frames import clean, parse
 
+_MOST_CALLS: Final = 128
+_LONGEST_NAME: Final = 200
 _REASONS: dict[str, FinishReason] = {
     "stop": "stop",
     "length": "length",
@@ -76,6 +78,7 @@ class Reading:
         self._usage: Usage | None = None
         self._calls: dict[int, _Call] = {}
         self.over = False
+        self.held = 0
 
     def text_of(self, data: bytes) -> str:
         """The text that an event adds, which may be none; raises ProviderFailed."""
@@ -100,7 +103,7 @@ class Reading:
                 details = usage.get("prompt_tokens_details") or {}
                 self._usage = count(usage["prompt_tokens"], usage["completion_tokens"], details.get("cached_tokens"))
             return clean(text) if text else ""
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise garbage(self._provider, "an event of another form") from error
 
     def ended(self) -> Ended:
@@ -108,7 +111,7 @@ class Reading:
         if self._reason is None:
             raise away(self._provider, "broke off in the middle of its answer")
         calls = tuple(
-            ToolCall(call.id or f"call_{index}", call.name, clean("".join(call.arguments)))
+            ToolCall(clean(call.id or f"call_{index}"), clean(call.name), clean("".join(call.arguments)))
             for index, call in sorted(self._calls.items())
         )
         # Some servers say `stop` for an answer that asks for tools.
@@ -118,7 +121,10 @@ class Reading:
         for given in calls:
             function = given.get("function") or {}
             call = self._calls.setdefault(int(given.get("index", 0)), _Call("", ""))
-            call.id = call.id or str(given.get("id") or "")
-            call.name = call.name or str(function.get("name") or "")
+            call.id = call.id or str(given.get("id") or "")[:_LONGEST_NAME]
+            call.name = call.name or str(function.get("name") or "")[:_LONGEST_NAME]
             if part := function.get("arguments"):
                 call.arguments.append(str(part))
+                self.held += len(call.arguments[-1])
+        if len(self._calls) > _MOST_CALLS:
+            raise garbage(self._provider, "more calls of tools than anybody can mean")

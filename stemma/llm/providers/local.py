@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Self
 from stemma.llm.failures import FeatureMissing, away, garbage
 from stemma.llm.providers.base import Ended, Feature, Request, Standing
 from stemma.llm.providers.chat import Reading, body
+from stemma.llm.providers.frames import clean
 from stemma.llm.providers.patience import Patience
 from stemma.llm.providers.refusals import missing, refusal
 from stemma.llm.providers.streaming import Intake
@@ -102,7 +103,7 @@ class Local:
             async with asyncio.timeout(_LOOK_SECONDS):
                 models = await self._models()
             self._standing = Standing("ready", "It answers.", models, datetime.now(UTC))
-        except (OSError, ValueError, TypeError, KeyError, self._client_error()):
+        except (OSError, ValueError, TypeError, KeyError, RecursionError, self._client_error()):
             what = "Nothing that lists models answers at STEMMA_LOCAL_MODEL_URL."
             self._standing = Standing("unavailable", what, (), datetime.now(UTC))
         finally:
@@ -115,7 +116,7 @@ class Local:
             if response.status != 200:
                 raise ValueError(f"HTTP {response.status}")
             listing = json.loads(await _beginning(response, _LARGEST_LISTING))
-            return tuple(str(model["id"])[:200] for model in listing["data"][:_MOST_MODELS])
+            return tuple(clean(str(model["id"])[:200]) for model in listing["data"][:_MOST_MODELS])
 
     @staticmethod
     def _client_error() -> type[Exception]:

@@ -5,7 +5,7 @@ Reference: https://platform.openai.com/docs/api-reference/responses
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from stemma.llm.failures import away, garbage
@@ -41,9 +41,22 @@ def body(request: Request) -> dict[str, Any]:
             for tool in request.tools
         ]
     if request.schema is not None:
-        form = {"type": "json_schema", "name": "answer", "schema": dict(request.schema), "strict": False}
+        strict = _is_strict(request.schema)
+        form = {"type": "json_schema", "name": "answer", "schema": dict(request.schema), "strict": strict}
         said["text"] = {"format": form}
     return said
+
+
+def _is_strict(schema: Any) -> bool:
+    """Whether the provider can be held to a schema: every object in it is closed, and all that it names is required."""
+    if isinstance(schema, Mapping):
+        named = schema.get("properties")
+        if isinstance(named, Mapping) or schema.get("type") == "object":
+            closed = schema.get("additionalProperties") is False
+            if not closed or set(named or ()) != set(schema.get("required") or ()):
+                return False
+        return all(map(_is_strict, schema.values()))
+    return not isinstance(schema, (list, tuple)) or all(map(_is_strict, schema))
 
 
 def _items(message: Message) -> Iterator[dict[str, Any]]:
@@ -63,6 +76,8 @@ class Reading:
         self._provider = provider
         self._ended: Ended | None = None
         self.over = False
+        # The calls of tools come whole, in the last event.
+        self.held = 0
 
     def text_of(self, data: bytes) -> str:
         """The text that an event adds, which may be none; raises ProviderFailed."""
@@ -89,7 +104,7 @@ class Reading:
 
 def _ended(response: dict[str, Any]) -> Ended:
     calls = tuple(
-        ToolCall(str(item["call_id"]), str(item["name"]), clean(item["arguments"]))
+        ToolCall(clean(str(item["call_id"])), clean(str(item["name"])), clean(item["arguments"]))
         for item in response["output"]
         if item["type"] == "function_call"
     )

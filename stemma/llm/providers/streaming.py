@@ -15,9 +15,12 @@ _SPARE_PIECES: Final = 64
 
 
 class Reading(Protocol):
-    """One answer as its events come, in the shapes of one protocol."""
+    """One answer as its events come, in the shapes of one protocol; `held` are the characters that it keeps to itself
+    until the end, which are arguments of tools.
+    """
 
     over: bool
+    held: int
 
     def text_of(self, data: bytes) -> str:
         """The text that an event adds."""
@@ -59,7 +62,7 @@ class Intake:
         self._left -= len(text)
         if self._pieces < 0:
             raise too_long(self._provider, f"the {self._tokens:,} tokens it was asked for")
-        if self._left < 0:
+        if self._left < self._reading.held:
             raise too_long(self._provider, f"{self._largest:,} characters")
         self.over = self._reading.over
         return text

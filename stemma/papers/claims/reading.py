@@ -13,7 +13,6 @@ from stemma.papers.claims.sentences import find_in_sentences
 from stemma.papers.claims.tables import find_in_tables
 from stemma.papers.pages import Page
 
-VERSION: Final = "claims-1"
 MAX_CLAIMS: Final = 500
 
 

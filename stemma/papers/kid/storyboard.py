@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -54,11 +54,15 @@ class Score(_Part):
 
 
 class Storyboard(_Part):
-    """Five to seven pages with a glossary; `score` belongs to the last page, once there was a run."""
+    """Five to seven pages with a glossary; `score` belongs to the last page, once there was a run.
+
+    `told_by` names the model that wrote all pages but the last.
+    """
 
     pages: Annotated[tuple[Page, ...], Field(min_length=5, max_length=7)]
     glossary: Annotated[tuple[Term, ...], Field(min_length=1, max_length=12)]
     score: Score | None = None
+    told_by: Line = "templates"
 
     def read(self) -> Readability:
         """How easy it is to read: all that it says, what pictures show and the glossary included."""
@@ -175,6 +179,16 @@ _SOME_RULE: Final = _Scene(
     "A robot at work. It has a box head and two round eyes.",
     "robot",
 )
+_SHEET: Final = "A sheet of paper with lines on it. One of the lines has a ring around it."
+_RULER: Final = "A ruler with a mark on it."
+
+SHOWS: Final[dict[str, str]] = {
+    "paper": _SHEET,
+    **{scene.picture: scene.alt_text for scene in (*_THINGS, _ANYTHING, *_RULES, _SOME_RULE)},
+    "ruler": _RULER,
+}
+"""What each picture shows, but for that of the last page."""
+
 _NUMBERS: Final = (
     (
         r"accuracy|correct|precision|recall|\bf1\b",
@@ -230,11 +244,6 @@ def with_ending(storyboard: Storyboard, claims: Sequence[Told], found: Found) ->
     return storyboard.model_copy(update={"pages": pages, "score": _score(first, found)})
 
 
-def json_schema() -> dict[str, Any]:
-    """What a model has to keep to that tells a storyboard."""
-    return Storyboard.model_json_schema()
-
-
 def _scene(scenes: Sequence[_Scene], otherwise: _Scene, text: str) -> _Scene:
     return next((scene for scene in scenes if re.search(scene.pattern, text, re.IGNORECASE)), otherwise)
 
@@ -249,7 +258,7 @@ def _opening(claim: Told | None, count: int) -> Page:
         title="A Paper Says a Thing",
         body=f"Some people did a test and wrote a paper about it. {said} When you say that a thing is true, you make a "
         "claim. But is it really true? Let us find out!",
-        alt_text="A sheet of paper with lines on it. One of the lines has a ring around it.",
+        alt_text=_SHEET,
         visual_hint="paper",
     )
 
@@ -263,7 +272,7 @@ def _meaning(claim: Told | None) -> Page:
     return Page(
         title="What the Number Says",
         body=f"What does the number tell us? {meaning}{of_hundred} We want to see if we get the same one when we try.",
-        alt_text="A ruler with a mark on it.",
+        alt_text=_RULER,
         visual_hint="ruler",
     )
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -22,6 +21,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from stemma.papers.notebooks import canonical
 from stemma.papers.notebooks.kernel import SandboxedKernelManager, Workplace, kernel_manager
 from stemma.papers.notebooks.telling import Reader, Told
+from stemma.papers.sandbox import folders
 from stemma.papers.sandbox.levels import Level
 from stemma.papers.sandbox.limits import Limits
 from stemma.papers.sandbox.started import Reason
@@ -48,13 +48,11 @@ _CODES: Final[dict[Reason, tuple[str, str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """How a notebook is executed: at which level, within which limits and seconds, and what is run should this process
-    die."""
+    """How a notebook is executed: at which level, within which limits and seconds."""
 
     level: Level
     limits: Limits
     seconds: float
-    on_loss: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +87,7 @@ def execute(
     try:
         return asyncio.run(_Execution(notebook, Workplace(base), conditions, tell, stop).run())
     finally:
-        shutil.rmtree(base, ignore_errors=True)
+        folders.remove(base)
 
 
 class _Execution:
@@ -107,8 +105,9 @@ class _Execution:
         self._tell = tell
         self._stop = stop
         self._told: list[Told] = []
+        self._started = False
         self._reader = Reader(place.work)
-        self._manager = kernel_manager(place, conditions.level, conditions.limits, conditions.on_loss)
+        self._manager = kernel_manager(place, conditions.level, conditions.limits)
         self._client = _Client(notebook, self._manager, self._print)
 
     async def run(self) -> Executed:
@@ -130,6 +129,7 @@ class _Execution:
 
     async def _cells(self) -> None:
         async with self._client.async_setup_kernel(cleanup_kc=True):
+            self._started = True
             for index, cell in enumerate(self._notebook.cells):
                 if self._stop.is_set():
                     return
@@ -167,6 +167,8 @@ class _Execution:
         error = task.exception()
         if error is None:
             return ("stopped", None, None) if self._stop.is_set() else ("done", None, None)
+        if isinstance(error, CellExecutionError) and error.ename == MemoryError.__name__:
+            return "died", *_CODES["memory"]
         if isinstance(error, CellExecutionError):
             return "error", "E_CELL_FAILED", f"Cell {self._client.index}: {error.ename}: {error.evalue}"[:2000]
         report = self._manager.report()
@@ -176,6 +178,8 @@ class _Execution:
     def _last_words(self, error: BaseException) -> str:
         if isinstance(error, DeadKernelError):
             return f"The kernel ended while cell {self._client.index} was executed."
+        if self._started:
+            return f"In cell {self._client.index}, the kernel said what no kernel says: {type(error).__name__}."
         said = [
             (self._place.base / name).read_bytes()[-2000:].decode(errors="replace").strip().rpartition("\n")[2]
             for name in ("output.log", "keeper.log")
@@ -220,6 +224,7 @@ class _Client(NotebookClient):
             # Its way of joining what was printed takes minutes on a long line.
             coalesce_streams=False,
             shutdown_kernel="immediate",
+            on_cell_executed=_require_kernel,
         )
         self.index = 0
         self._hand_on = tell
@@ -264,6 +269,12 @@ class _Client(NotebookClient):
             # Of a line that has no end, only the beginning is told.
             begun = begun[-1:]
         self._begun = begun
+
+
+def _require_kernel(*, execute_reply: dict[str, Any], **_: Any) -> None:
+    """A kernel that was asked to exit does so a little later, and executes some more until then."""
+    if any(asked.get("source") == "ask_exit" for asked in execute_reply["content"].get("payload", ())):
+        raise DeadKernelError("exit() was called")
 
 
 def _storable(line: str) -> str:

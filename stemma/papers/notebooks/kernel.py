@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, Final
@@ -67,7 +66,6 @@ class SandboxedKernelManager(AsyncKernelManager):
     place: Workplace
     level: Level
     limits: Limits
-    on_loss: Sequence[str] = ()
 
     def report(self) -> Report | None:
         """Why the kernel is no more, once it has ended; None before it was started."""
@@ -120,7 +118,6 @@ class SandboxProvisioner(LocalProvisioner):
             folder=manager.place.work,
             env=variables(manager.place.work, manager.place.run),
             limits=manager.limits,
-            on_loss=manager.on_loss,
         )
         self.pid = self.sandbox.pid
         self.cwd = manager.place.work
@@ -139,9 +136,7 @@ class _Specs(KernelSpecManager):
         )
 
 
-def kernel_manager(
-    place: Workplace, level: Level, limits: Limits, on_loss: Sequence[str] = ()
-) -> SandboxedKernelManager:
+def kernel_manager(place: Workplace, level: Level, limits: Limits) -> SandboxedKernelManager:
     """The manager of a kernel that is yet to be started."""
     provisioners = KernelProvisionerFactory.instance().provisioners
     provisioners.setdefault(PROVISIONER, EntryPoint(PROVISIONER, f"{__name__}:SandboxProvisioner", _GROUP))
@@ -151,5 +146,5 @@ def kernel_manager(
         transport="ipc",
         connection_file=str(place.run / "kernel.json"),
     )
-    manager.place, manager.level, manager.limits, manager.on_loss = place, level, limits, on_loss
+    manager.place, manager.level, manager.limits = place, level, limits
     return manager

@@ -116,6 +116,11 @@ class Report(_Part):
         open_ones = (one for one in self.attempts if one.status == "not_run" and unclosed.intersection(one.targets))
         return tuple(attempt.name for attempt in open_ones)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether an alternative that may close a gap has not ended, or not begun."""
+        return bool(self.to_try) or any(one.status in ("pending", "running") for one in self.attempts)
+
     def closed_by(self, metric: str) -> str | None:
         """The first alternative that leaves no gap of a metric."""
         return next((attempt.name for attempt in self.attempts if metric in attempt.closes), None)

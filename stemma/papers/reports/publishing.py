@@ -23,8 +23,6 @@ from stemma.papers.runs import catalog as runs
 from stemma.papers.runs.model import Artifact, Run
 from stemma.store.database import Connection, database_time
 
-VERSION: Final = "1"
-
 _MOST_RUNS: Final = 200
 _INSERT: Final = """
     INSERT INTO p2n.reports (id, paper_id, plan_id, run_id, document, sha256, verdict, gap_percent, created_at)

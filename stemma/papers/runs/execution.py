@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from stemma.ledger.change import Change
 from stemma.papers.catalog import get_plan
 from stemma.papers.notebooks import canonical
 from stemma.papers.plan import CAP_EXCEEDED, PlanDocument, parse_plan
-from stemma.papers.runs import artifacts, environment, lifecycle, slots
+from stemma.papers.runs import artifacts, environment, lifecycle, lost, slots
 from stemma.papers.runs.catalog import get_run, spent_seconds
 from stemma.papers.runs.lifecycle import Ended
 from stemma.papers.runs.model import Measured, Run, RunStatus
@@ -124,6 +123,7 @@ class _Carrying:
             place = stack.enter_context(slots.held(database.urls.app, run.id, stopped=self._stop))
             if place is None:
                 return self._cancelled_while_waiting()
+            stack.enter_context(lost.guarded(run.id))
             with self._span("p2n.run.start", level=level):
                 self._commit(
                     lambda connection: lifecycle.begin(
@@ -170,9 +170,7 @@ class _Carrying:
         total = plan.timeouts.total_minutes * 60 - spent
         for number, seed in enumerate(seeds):
             started = time.monotonic()
-            conditions = Conditions(
-                level, self._limits(plan), min(plan.timeouts.wall_minutes * 60, total), self._lost()
-            )
+            conditions = Conditions(level, self._limits(plan), min(plan.timeouts.wall_minutes * 60, total))
             tell = _told_of_first(recorder) if number == 0 else _unheard
             if number:
                 again = "again, to compare" if number == 1 else "too"
@@ -230,9 +228,6 @@ class _Carrying:
             disk_bytes=settings.papers_disk_bytes,
             scratch_bytes=settings.papers_scratch_bytes,
         )
-
-    def _lost(self) -> list[str]:
-        return [sys.executable, "-m", "stemma.papers.runs.lost", str(self._run_id)]
 
     def _span(self, name: str, **facts: Any) -> contextlib.AbstractContextManager[Any]:
         if self._tracing is None:

@@ -28,6 +28,7 @@ from stemma.ledger.journal import audited, transition
 from stemma.ledger.writer import Statement
 from stemma.papers.catalog import get_plan
 from stemma.papers.plan import parse_plan
+from stemma.papers.planning import require_packages
 from stemma.papers.runs import slots
 from stemma.papers.runs.catalog import get_run, runs_in
 from stemma.papers.runs.model import CHANNEL, LAST_STAGES, Measured, Run, RunStatus
@@ -77,7 +78,8 @@ def request(
 ) -> Change[tuple[Run, Job]]:
     """Ask for a run of a plan, or of one of its alternatives by name, and for the job that carries it out.
 
-    Raises NotFound, Forbidden, InvalidInput for an alternative that the plan does not name.
+    Raises NotFound, Forbidden; InvalidInput for an alternative that the plan does not name, and for data or packages
+    that are not here (`dataset_missing`, `package_missing`).
     """
     created = create(connection, principal, plan_id, alternative=alternative)
     run = created.result(())
@@ -95,8 +97,10 @@ def create(
     """Ask for a run that whoever asks carries out; raises as `request` does."""
     principal.require("papers:run")
     plan = get_plan(connection, plan_id)
+    document = parse_plan(plan.document)
     # Raises for an alternative that it does not name.
-    parse_plan(plan.document).measured_by(alternative)
+    document.measured_by(alternative)
+    require_packages(document)
     run = Run(
         id=uuid4(),
         plan_id=plan_id,

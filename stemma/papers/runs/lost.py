@@ -1,13 +1,16 @@
-"""Ends a run whose process was killed: `python -m stemma.papers.runs.lost RUN_ID`, started by what is left of it.
+"""Ends a run whose process was killed: `python -m stemma.papers.runs.lost RUN_ID`, which its guard becomes.
 
-Its artifacts are made of the events that were written until then.
+Its artifacts are made of the events that were written until then. What is left of its notebook is the business of the
+sandbox's keeper.
 """
 
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from typing import Final
 from uuid import UUID
 
@@ -22,6 +25,29 @@ from stemma.store.settings import Settings, load_settings
 
 _ATTEMPTS: Final = 50
 _PAUSE: Final = 0.1
+# It lives as long as the run: all that it needs before its time is an interpreter.
+_GUARD: Final = """
+import os, signal, sys
+os.setsid()
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+if not os.read(0, 1):
+    os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@contextlib.contextmanager
+def guarded(run_id: UUID) -> Iterator[None]:
+    """Have a run closed should this process be killed within the block, by a process that waits beside it."""
+    closing = [sys.executable, "-m", __name__, str(run_id)]
+    # Nothing of ours is read: whoever kills this process closes the input.
+    guard = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _GUARD, *closing], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    try:
+        yield
+    finally:
+        guard.communicate(b"\n")
 
 
 def close(settings: Settings, database: Database, run_id: UUID) -> Run | None:

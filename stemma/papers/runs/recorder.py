@@ -10,13 +10,13 @@ import logging
 import queue
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Self
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import psycopg
-from psycopg.types.json import Jsonb
+from psycopg.types.json import Json
 
 from stemma.errors import StemmaError, Unavailable
 from stemma.papers.runs.model import ARTIFACT_BYTES, CHANNEL
@@ -31,14 +31,25 @@ _FOR_LINES: Final = ARTIFACT_BYTES * 9 // 10
 _FOR_ALL: Final = ARTIFACT_BYTES - 64_000
 _LINES: Final = frozenset({"log_line", "token", "sample_pred"})
 _TRUNCATED: Final = "warning: E_ARTIFACT_TOO_LARGE (truncated): what came after is not kept."
+# A batch is one value: half of what an array for each column costs here.
 _ADD: Final = """
     INSERT INTO p2n.run_events (id, run_id, seq, type, ts, payload)
-    SELECT * FROM unnest(%s::uuid[], %s::uuid[], %s::bigint[], %s::text[], %s::timestamptz[], %s::jsonb[])
+    SELECT gen_random_uuid(), %s, seq, type, ts, payload
+    FROM json_to_recordset(%s) AS event (seq bigint, type text, ts timestamptz, payload jsonb)
 """
 _ADD_POINTS: Final = """
     INSERT INTO p2n.run_series (id, run_id, ts, metric, split, value, step)
-    SELECT * FROM unnest(%s::uuid[], %s::uuid[], %s::timestamptz[], %s::text[], %s::text[], %s::float8[], %s::bigint[])
+    SELECT gen_random_uuid(), %s, ts, metric, split, value, step
+    FROM json_to_recordset(%s) AS point (ts timestamptz, metric text, split text, value float8, step bigint)
 """
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    metric: str
+    split: str
+    value: float
+    step: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +58,7 @@ class _Event:
     type: str
     ts: datetime
     payload: Any
-    point: tuple[str, str, float, int] | None
+    point: _Point | None
 
 
 class Recorder:
@@ -91,7 +102,7 @@ class Recorder:
             return
         if kind == "metric_update":
             self._step += 1
-            point = (payload["metric"], payload["split"], payload["value"], self._step)
+            point = _Point(payload["metric"], payload["split"], payload["value"], self._step)
         self._add(kind, now, payload, size, point)
 
     @property
@@ -104,9 +115,7 @@ class Recorder:
             self.truncated = True
             self._add("log_line", now, _TRUNCATED, 0, None)
 
-    def _add(
-        self, kind: str, now: datetime, payload: Any, size: int, point: tuple[str, str, float, int] | None
-    ) -> None:
+    def _add(self, kind: str, now: datetime, payload: Any, size: int, point: _Point | None) -> None:
         self._seq += 1
         self._bytes += size
         self._waiting.put(_Event(self._seq, kind, now, payload, point))
@@ -141,15 +150,13 @@ class Recorder:
     def _insert(self, batch: Sequence[_Event]) -> None:
         if not batch:
             return
-        ids, runs = [uuid4() for _ in batch], [self._run_id] * len(batch)
-        points = [(event.ts, *event.point) for event in batch if event.point is not None]
+        events = [{"seq": e.seq, "type": e.type, "ts": e.ts.isoformat(), "payload": e.payload} for e in batch]
+        points = [{"ts": e.ts.isoformat(), **asdict(e.point)} for e in batch if e.point is not None]
         try:
             with self._database.transaction() as connection:
-                columns = zip(*((e.seq, e.type, e.ts, Jsonb(e.payload)) for e in batch), strict=True)
-                connection.execute(_ADD, (ids, runs, *map(list, columns)))
+                connection.execute(_ADD, (self._run_id, Json(events)))
                 if points:
-                    own = [[uuid4() for _ in points], [self._run_id] * len(points)]
-                    connection.execute(_ADD_POINTS, (*own, *map(list, zip(*points, strict=True))))
+                    connection.execute(_ADD_POINTS, (self._run_id, Json(points)))
                 connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, str(self._run_id)))
         except Unavailable as error:
             raise psycopg.OperationalError(str(error)) from error

@@ -18,10 +18,10 @@ NOBODY: Final = 65534
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a program sees: trees that it may read, the one folder that it may write, and how much scratch it has."""
+    """What a program sees: trees that it may read, folders that it may write, and how much scratch it has."""
 
     readable: Sequence[str]
-    writable: str
+    writable: Sequence[str]
     scratch_bytes: int
 
 
@@ -42,7 +42,9 @@ def command(
         arguments += ["--size", str(view.scratch_bytes), "--tmpfs", path]
     for path in view.readable:
         arguments += ["--ro-bind", path, path]
-    arguments += ["--bind", view.writable, view.writable, "--chdir", folder]
+    for path in view.writable:
+        arguments += ["--bind", path, path]
+    arguments += ["--chdir", folder]
     # Both are kept in memory that nothing else counts.
     arguments += ["--remount-ro", "/dev", "--remount-ro", "/"]
     for name, value in env.items():

@@ -13,17 +13,14 @@ import json
 import os
 import resource
 import select
-import shutil
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from stemma.papers.sandbox import bubblewrap, cgroups, landlock, seccomp, trees
+from stemma.papers.sandbox import bubblewrap, cgroups, folders, landlock, seccomp, trees
 
 Reason = Literal["exit", "asked", "lost", "memory", "tasks", "disk"]
 
@@ -47,8 +44,8 @@ _DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/u
 class Task:
     """What to run and how.
 
-    `base` is the one folder that the program may write, with `folder`, where it starts, below it; `output` is the file
-    that takes what it prints by itself. `on_loss` is run after everything else where the one who asked died.
+    `base` is the folder of all that there is of it, of whose entries the program may write those in `writable`, with
+    `folder`, where it starts, among them; `output` is the file that takes what it prints by itself.
     """
 
     level: str
@@ -59,13 +56,13 @@ class Task:
     base: str
     folder: str
     output: str
+    writable: list[str]
     readable: list[str]
     memory_bytes: int
     tasks: int
     disk_bytes: int
     scratch_bytes: int
     files: int
-    on_loss: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +89,7 @@ def main() -> None:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         report = Report("exit", _NOT_STARTED)
     if report.reason == "lost":
-        shutil.rmtree(task.base, ignore_errors=True)
-        if task.on_loss:
-            subprocess.run(task.on_loss, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        folders.remove(task.base)
         return
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.write(json.dumps(asdict(report)) + "\n")
@@ -158,7 +153,7 @@ def _excess(task: Task) -> Reason | None:
 
 def _is_full(task: Task) -> bool:
     size = 0
-    for files, entry in enumerate(_entries(task.base), 1):
+    for files, entry in enumerate(folders.entries(task.base), 1):
         with contextlib.suppress(OSError):
             size += entry.stat(follow_symlinks=False).st_blocks * 512
         if files > task.files or size > task.disk_bytes:
@@ -166,21 +161,14 @@ def _is_full(task: Task) -> bool:
     return False
 
 
-def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
-    with contextlib.suppress(OSError), os.scandir(folder) as found:
-        for entry in found:
-            yield entry
-            if entry.is_dir(follow_symlinks=False):
-                yield from _entries(entry.path)
-
-
 def _start(task: Task, group: cgroups.Group | None) -> int:
     keeper, uid = os.getpid(), None
     if task.level == "landlock+seccomp" and os.geteuid() == 0:
         uid = _FIRST_UID + keeper % _UIDS
-        for entry in _entries(task.base):
-            os.chown(entry.path, uid, uid, follow_symlinks=False)
-        os.chown(task.base, uid, uid)
+        for path in task.writable:
+            for entry in folders.entries(path):
+                os.chown(entry.path, uid, uid, follow_symlinks=False)
+            os.chown(path, uid, uid)
     child = os.fork()
     if child:
         return child
@@ -211,7 +199,7 @@ def _become(task: Task, group: cgroups.Group | None, keeper: int, uid: int | Non
     if task.level.startswith("bubblewrap"):
         assert task.bwrap is not None
         readable = [path for path in task.readable if not path.startswith(("/usr/", "/lib/", "/bin/"))]
-        view = bubblewrap.View(readable, task.base, task.scratch_bytes)
+        view = bubblewrap.View(readable, task.writable, task.scratch_bytes)
         fd = _piped(seccomp.namespaced(counted=group is not None))
         program = bubblewrap.command(task.bwrap, view, program, folder=task.folder, env=task.env, filter_fd=fd)
         os.execve(program[0], program, {})  # noqa: S606
@@ -229,7 +217,7 @@ def _confine(task: Task, uid: int | None) -> None:
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     rules = [(path, landlock.READ) for path in (*_READABLE, *task.readable)]
     rules += [(path, landlock.USE) for path in _DEVICES]
-    landlock.restrict([*rules, (task.base, landlock.WRITE)])
+    landlock.restrict([*rules, *((path, landlock.WRITE) for path in task.writable)])
     seccomp.install(seccomp.landlocked(os.getpid(), scoped=landlock.version() >= landlock.SCOPED))
 
 

@@ -75,12 +75,11 @@ def start(
     folder: Path,
     env: Mapping[str, str],
     limits: Limits,
-    on_loss: Sequence[str] = (),
 ) -> Sandbox:
-    """Start a program that sees its own Python read-only and may write below `base` alone.
+    """Start a program that sees its own Python read-only and may write in the folders that are in `base` now alone.
 
-    `folder`, where it starts, is below `base`; what it prints goes to `output.log` there. `on_loss` is run where this
-    process dies before it has ended the sandbox; `base` is removed then.
+    `folder`, where it starts, is one of them; what it prints goes to `output.log` in `base`. `base` is removed where
+    this process dies before it has ended the sandbox.
     """
     task = Task(
         level=level.value,
@@ -91,13 +90,14 @@ def start(
         base=str(base),
         folder=str(folder),
         output=str(base / "output.log"),
+        # Not `base` itself: what is done in there by path, is done to what this process put there.
+        writable=[str(path) for path in base.iterdir() if path.is_dir()],
         readable=python_trees(),
         memory_bytes=limits.memory_bytes,
         tasks=limits.tasks,
         disk_bytes=limits.disk_bytes,
         scratch_bytes=limits.scratch_bytes,
         files=limits.files,
-        on_loss=list(on_loss),
     )
     keeper = subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", _KEEPER],

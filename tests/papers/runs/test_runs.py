@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,11 +11,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import psutil
 import pytest
 
 from stemma.access.permissions import Role
 from stemma.access.principal import Principal, local_principal
 from stemma.errors import Conflict, Forbidden, InvalidInput, NotFound
+from stemma.jobs.model import Job
 from stemma.papers.runs import artifacts, catalog, execution, lifecycle
 from stemma.papers.runs.execution import Studio
 from stemma.papers.runs.model import Run, RunStatus
@@ -49,20 +49,6 @@ def told(studio: Studio, run_id: UUID) -> list[tuple[str, Any]]:
         events = catalog.list_events(connection, run_id, limit=1_000_000)
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
     return [(event.type, event.payload) for event in events]
-
-
-def folders() -> set[Path]:
-    return set(Path("/tmp").glob("stemma-run-*"))
-
-
-def left(before: set[Path]) -> set[Path]:
-    """Which of the folders that are new stay; those of tests beside this one go with them."""
-    new, deadline = folders() - before, time.monotonic() + 120
-    while remaining := {folder for folder in new if folder.exists()}:
-        if time.monotonic() > deadline:
-            break
-        time.sleep(0.1)
-    return remaining
 
 
 def test_a_run_measures_twice_and_leaves_artifacts(studio: Studio, plan: Plan) -> None:
@@ -109,16 +95,15 @@ def test_a_difference_names_the_cell(studio: Studio, plan: Plan) -> None:
     ids=["raises", "takes too long", "dies"],
 )
 def test_what_goes_wrong_is_said(
-    studio: Studio, plan: Plan, cell: str, changed: dict[str, Any], code: str, words: str
+    studio: Studio, plan: Plan, scratch: Path, cell: str, changed: dict[str, Any], code: str, words: str
 ) -> None:
-    before = folders()
     run = execution.carry_out(studio, create(studio, plan("print('before')\n" + cell, **changed)))
     assert (run.status, run.error_code) == (RunStatus.FAILED, code), run
     assert words in str(run.error_message)
     events = told(studio, run.id)
     assert events[-1][1]["stage"] == "run_error"
     assert {artifact.name for artifact in artifacts.list_artifacts(studio.files, run.id)} == set(artifacts.NAMES)
-    assert not left(before)
+    assert list(scratch.glob("stemma-run-*")) == []
 
 
 def test_a_flood_is_cut_and_bad_events_are_named(studio: Studio, plan: Plan) -> None:
@@ -183,40 +168,23 @@ def test_two_run_at_once_and_the_others_wait(studio: Studio, plan: Plan) -> None
     assert most <= 2
 
 
-_WORKER = """
-import sys
-from uuid import UUID
-from stemma.ledger.service import Ledger
-from stemma.papers.runs.execution import Studio, carry_out
-from stemma.store.database import Database
-from stemma.store.files import FileStore
-from stemma.store.settings import load_settings
-
-settings = load_settings()
-with Database.open(settings) as database, Ledger(database.urls, settings) as ledger:
-    commit = lambda prepare: ledger.commit(database.read(prepare)).result()
-    carry_out(Studio(settings, database, FileStore.open_default(settings), commit), UUID(sys.argv[1]))
-"""
-
-
 def test_a_killed_worker_leaves_a_failed_run_and_nothing_else(
-    studio: Studio, plan: Plan, monkeypatch: pytest.MonkeyPatch
+    studio: Studio, plan: Plan, scratch: Path, worker: Callable[[Job], psutil.Process]
 ) -> None:
-    before = folders()
-    monkeypatch.setenv("STEMMA_HOME", str(studio.settings.home))
-    monkeypatch.setenv("STEMMA_DATABASE_URL", studio.database.urls.app)
-    monkeypatch.setenv("STEMMA_DATABASE_OWNER_URL", studio.database.urls.owner)
-    run_id = create(studio, plan("print('made', flush=True)", "import time\ntime.sleep(600)"))
-    worker = subprocess.Popen([sys.executable, "-c", _WORKER, str(run_id)])
-    try:
-        wait_for(studio, run_id, lambda _: ("log_line", "made") in told(studio, run_id))
-    finally:
-        worker.kill()
-        worker.wait()
-    run = wait_for(studio, run_id, lambda run: run.status.is_final)
-    assert (run.status, run.error_code) == (RunStatus.FAILED, "E_WORKER_LOST")
-    assert b"made\n" in studio.files.read(f"runs/{run_id}/logs.txt")
-    assert not left(before)
+    cell = "print('made', flush=True)\nimport time\ntime.sleep(600)"
+    run, job = studio.commit(lambda connection: lifecycle.request(connection, local_principal(), plan(cell)))
+    process = worker(job)
+    wait_for(studio, run.id, lambda _: ("log_line", "made") in told(studio, run.id))
+    below = process.children(recursive=True)
+    assert list(scratch.glob("stemma-run-*")) != []
+    process.kill()
+    ended = wait_for(studio, run.id, lambda run: run.status.is_final)
+    assert (ended.status, ended.error_code) == (RunStatus.FAILED, "E_WORKER_LOST")
+    assert told(studio, run.id)[-1][1]["stage"] == "run_error"
+    assert b"made\n" in studio.files.read(f"runs/{run.id}/logs.txt")
+    _, alive = psutil.wait_procs(below, timeout=_DEADLINE)
+    assert alive == []
+    assert list(scratch.glob("stemma-run-*")) == []
 
 
 def test_what_cannot_be_run_is_refused(studio: Studio, plan: Plan) -> None:
