@@ -4,6 +4,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+# Tests wait for servers and processes as often as they compute, also where there are but two cores.
+WORKERS ?= 4
 BENCH_READY := $(VENV)/.installed-bench
 LITELLM := .venv-litellm
 
@@ -46,7 +48,7 @@ browser: $(READY) ## Find Chromium or install it
 
 test: $(READY) ## Run the tests, side by side where there are cores
 	@$(BIN)/stemma browser install || echo "The tests that need a browser are skipped."
-	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 check: $(READY) ## Lint, types, import rules and definitions
 	@$(BIN)/ruff check .
