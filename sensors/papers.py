@@ -4,9 +4,6 @@ import dagster as dg
 
 from assets.jobs import paper_materialize
 from assets.papers import PAPERS
-from stemma.papers import catalog
-from stemma.store.database import Database
-from stemma.store.settings import load_settings
 
 _MOST = 50
 
@@ -23,6 +20,10 @@ def papers_taken_in(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg
 
     One whose run died is no longer asked for by itself, and holds up no other.
     """
+    from stemma.papers import catalog
+    from stemma.store.database import Database
+    from stemma.store.settings import load_settings
+
     with Database.open(load_settings()) as database:
         waiting = [str(paper) for paper in database.read(lambda connection: catalog.unread(connection, limit=_MOST))]
     if not waiting:
