@@ -4,6 +4,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+# Tests wait for servers and processes as often as they compute, also where there are but two cores.
+WORKERS ?= 4
 BENCH_READY := $(VENV)/.installed-bench
 LITELLM := .venv-litellm
 OFFLINE := tests/llm tests/agents tests/test_loopback.py $(addprefix tests/api/test_,llm.py agent_memory.py console_agents.py)
@@ -47,7 +49,7 @@ browser: $(READY) ## Find Chromium or install it
 
 test: $(READY) ## Run the tests, side by side where there are cores
 	@$(BIN)/stemma browser install || echo "The tests that need a browser are skipped."
-	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 offline: $(READY) ## Test models and agents on a network that has nothing but loopback (Linux, as root)
 	@unshare --net sh -c 'ip link set lo up && exec $(BIN)/python -m pytest $(OFFLINE)'

@@ -20,6 +20,7 @@ BENCHMARKS = (
     "decisions",
     "relay",
     "console_lists",
+    "start_up",
     "run_launch",
     "map_tiles",
     "map_months",

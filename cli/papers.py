@@ -290,7 +290,7 @@ def _write_plan(paper: UUID, file: Path) -> Plan:
 
     try:
         document = json.loads(read_local(file))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput("plan_invalid", f"{file.name} is not JSON: {error}.", field="--from") from error
     settings, database = open_studio()
     with database:

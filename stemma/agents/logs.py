@@ -16,9 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-import structlog
-
 from stemma.redaction import redact
+from stemma.store.logs import EventLog
 from stemma.store.settings import Settings
 
 MAX_BYTES: Final = 5_000_000
@@ -26,7 +25,7 @@ KEPT: Final = 5
 """How many full files are kept beside the one that is written to."""
 
 _CHOSEN: Final = frozenset({"request_id", "tool"})
-_log = structlog.get_logger(__name__)
+_log = EventLog(__name__)
 
 
 class AgentLogs:

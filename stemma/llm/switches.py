@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from typing import Final, LiteralString, Self
 
 import psycopg
-import structlog
 from psycopg import sql
 from psycopg.rows import class_row
 
@@ -27,6 +26,7 @@ from stemma.ledger.change import Change
 from stemma.ledger.journal import audited
 from stemma.ledger.writer import Statement
 from stemma.store.database import Connection, connect
+from stemma.store.logs import EventLog
 
 OFFLINE: Final = "offline"
 STEALTH: Final = "stealth"
@@ -42,7 +42,7 @@ _SET: Final = """
     INSERT INTO model_switches (name, set_by, set_at) VALUES (%(name)s, %(set_by)s, %(set_at)s)
     ON CONFLICT (name) DO NOTHING
 """
-_log = structlog.get_logger("llm.switches")
+_log = EventLog("llm.switches")
 
 
 @dataclass(frozen=True, slots=True)

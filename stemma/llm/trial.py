@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-import structlog
-
 from stemma.errors import StemmaError, Unavailable
 from stemma.llm import tokens
 from stemma.llm.circuit import Circuit
@@ -24,11 +22,12 @@ from stemma.llm.model import Caller, Finished, Message, Prompt, ToolCall, Usage
 from stemma.llm.providers.base import Answering, Ended, Provider, Request
 from stemma.llm.providers.patience import Patience
 from stemma.llm.shaping import REPAIRS, Form, Unusable, form_of
+from stemma.store.logs import EventLog
 from stemma.store.settings import Settings
 
 _BACKOFF: Final = 0.25
 _LONGEST_PAUSE: Final = 10.0
-_log = structlog.get_logger("llm")
+_log = EventLog("llm")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ Nothing here reads answers; what a model says of a paper is `claims.asking`'s bu
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -61,11 +62,16 @@ def _attach(client: OpenAI, paper: Paper, data: bytes) -> Attached:
     import openai
 
     file = client.files.create(file=(f"{paper.id}.pdf", data, "application/pdf"), purpose="assistants")
+    store = None
     try:
         store = client.vector_stores.create(name=f"paper {paper.id}")
         client.vector_stores.files.create(vector_store_id=store.id, file_id=file.id)
     except openai.OpenAIError:
-        client.files.delete(file.id)
+        # What cannot be deleted either is no reason of its own.
+        with contextlib.suppress(openai.OpenAIError):
+            if store is not None:
+                client.vector_stores.delete(store.id)
+            client.files.delete(file.id)
         raise
     return Attached(redacted(file.id), redacted(store.id))
 

@@ -204,15 +204,17 @@ def parse_plan(document: object) -> PlanDocument:
 
     Raises InvalidInput(plan_invalid) with the field; GpuRequested; CapExceeded.
     """
-    if isinstance(document, Mapping):
-        _refuse_gpu(document)
-        _refuse_excess(document)
     try:
+        if isinstance(document, Mapping):
+            _refuse_gpu(document)
+            _refuse_excess(document)
         return PlanDocument.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(["document", *map(str, first["loc"])])
         raise InvalidInput("plan_invalid", f"{first['msg']}.", field=where) from error
+    except RecursionError as error:
+        raise InvalidInput("plan_invalid", "The plan is nested too deep.", field="document") from error
 
 
 def json_schema() -> dict[str, Any]:

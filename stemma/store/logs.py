@@ -12,24 +12,31 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any, TextIO
-
-import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO
 
 from stemma.redaction import redact_value
 
-_SHARED: tuple[Processor, ...] = (
-    structlog.contextvars.merge_contextvars,
-    structlog.stdlib.add_log_level,
-    structlog.stdlib.add_logger_name,
-    structlog.processors.TimeStamper(fmt="iso", utc=True),
-)
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, Processor, WrappedLogger
 
 # Set by this module, from values of its own.
 _OURS = frozenset({"timestamp", "level", "logger"})
 _UNREDACTABLE = "[unredactable]"
 _unlogged: ContextVar[bool] = ContextVar("unlogged", default=False)
+
+
+@dataclass(frozen=True, slots=True)
+class EventLog:
+    """A logger of structlog's, which is imported when there is something to log: it takes longer than most calls."""
+
+    name: str
+
+    def warning(self, event: str, **facts: Any) -> None:
+        """Log an event with facts."""
+        import structlog
+
+        structlog.get_logger(self.name).warning(event, **facts)
 
 
 @contextlib.contextmanager
@@ -68,8 +75,16 @@ def configure_logging(level: str, *, stream: TextIO | None = None) -> None:
 
     `level` is DEBUG, INFO, WARNING or ERROR; `stream` defaults to stderr.
     """
+    import structlog
+
+    shared: tuple[Processor, ...] = (
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    )
     formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=_SHARED,
+        foreign_pre_chain=shared,
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
@@ -87,7 +102,7 @@ def configure_logging(level: str, *, stream: TextIO | None = None) -> None:
     for chatty in ("httpx", "httpcore"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
     structlog.configure(
-        processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(root.level),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,

@@ -175,10 +175,19 @@ def test_public_routes_ask_for_nothing(studio: Studio) -> None:
             assert studio.ask(path, "GET", key=key, object_id="")[0] not in DENIED
 
 
+def test_without_a_known_key_or_session_nothing_is_reached(studio: Studio) -> None:
+    key, session = f"stm_{uuid4().hex}_{'a' * 43}", {"Cookie": f"{COOKIE}=sts_{uuid4().hex}_{'a' * 43}"}
+    for path, method, _ in PROTECTED:
+        mine = str(uuid4())
+        assert studio.ask(path, method, key=None, object_id=mine) == (401, "key_missing"), (method, path)
+        assert studio.ask(path, method, key=key, object_id=mine) == (401, "key_unknown"), (method, path)
+        found = studio.ask(path, method, key=None, object_id=mine, session=session)
+        assert found == (401, "session_unknown"), (method, path)
+
+
 @pytest.mark.parametrize("role", Role)
 def test_the_matrix(studio: Studio, role: Role) -> None:
     keys = studio.keys[role]
-    unknown = f"stm_{uuid4().hex}_{'a' * 43}"
     wrong = []
     for path, method, rule in PROTECTED:
         has_role = rule.permission is None or role in PERMISSIONS[rule.permission]
@@ -187,8 +196,6 @@ def test_the_matrix(studio: Studio, role: Role) -> None:
         allowed = (200, "") if has_role else (403, "role_forbidden")
         mine = str(uuid4())
         cases = {
-            "no key": (None, mine, (401, "key_missing")),
-            "unknown": (unknown, mine, (401, "key_unknown")),
             "expired": (keys.expired, mine, (401, "key_expired")),
             "revoked": (keys.revoked, mine, (401, "key_revoked")),
             "wrong scope": (keys.narrow[other], mine, lacks_scope),
@@ -236,10 +243,7 @@ def test_the_matrix_by_sessions(studio: Studio, role: Role) -> None:
         has_role = rule.permission is None or role in PERMISSIONS[rule.permission]
         other = "ledger" if str(rule.permission).startswith("search:") else "search"
         lacks_scope = (200, "") if rule.permission is None else (403, "scope_missing" if has_role else "role_forbidden")
-        cases = {
-            "revoked": (studio.headers_of(begun.revoked), (401, "session_key_revoked")),
-            "unknown": ({"Cookie": f"{COOKIE}=sts_{uuid4().hex}_{'a' * 43}"}, (401, "session_unknown")),
-        }
+        cases = {"revoked": (studio.headers_of(begun.revoked), (401, "session_key_revoked"))}
         # What ends the session would end it for the routes after it.
         if path != "/sign-out":
             cases["wrong scope"] = (studio.headers_of(begun.narrow[other]), lacks_scope)

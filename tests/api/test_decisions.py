@@ -241,7 +241,7 @@ class Served:
                 [sys.executable, "-m", "api"], cwd=REPOSITORY, stderr=written, env=environment
             )
         try:
-            self.wait_until(self._alive)
+            self.wait_until(self._alive, seconds=120)
             yield
         finally:
             self.process.kill()

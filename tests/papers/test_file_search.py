@@ -85,12 +85,18 @@ def test_a_paper_is_uploaded_and_attached(provider: Any, read: Callable[[str], A
     assert json.loads(link)["file_id"] == FILE
 
 
-def test_what_could_not_be_attached_is_deleted_again(provider: Any, read: Callable[[str], Any]) -> None:
-    provider.refuses = "/v1/vector_stores"
+@pytest.mark.parametrize(
+    ("refused_at", "deleted"), [("", []), (f"/{STORE}/files", [("DELETE", f"/v1/vector_stores/{STORE}")])]
+)
+def test_what_could_not_be_attached_is_deleted_again(
+    provider: Any, read: Callable[[str], Any], refused_at: str, deleted: list[tuple[str, str]]
+) -> None:
+    provider.refuses = f"/v1/vector_stores{refused_at}"
     with pytest.raises(Unavailable) as refused:
         file_search.attach(read("s1_wine_loo.pdf").paper, b"%PDF-", settings(provider.url))
     assert refused.value.code == "provider_failed" and FILE not in str(refused.value)
-    assert provider.asked[-1][:2] == ("DELETE", f"/v1/files/{FILE}")
+    undone = [asked[:2] for asked in provider.asked if asked[0] == "DELETE"]
+    assert undone == [*deleted, ("DELETE", f"/v1/files/{FILE}")]
 
 
 def test_nothing_is_sent_where_spending_is_off(provider: Any, read: Callable[[str], Any]) -> None:

@@ -163,6 +163,15 @@ def test_what_is_no_document_is_no_plan(document: object) -> None:
     assert refused.value.code == "plan_invalid"
 
 
+def test_a_plan_that_is_nested_too_deep_is_refused() -> None:
+    deep: Any = {}
+    for _ in range(5_000):
+        deep = {"parameters": deep}
+    with pytest.raises(InvalidInput) as refused:
+        parse_plan(deep)
+    assert refused.value.code == "plan_invalid"
+
+
 def test_cells_of_its_own_find_what_they_need(read: Read, tmp_path: Path) -> None:
     document = proposed(read, "s2_fisher_iris.pdf").model_dump(mode="json")
     source = "for metric, target in TARGETS.items():\n    report(metric, SEED + 0.5, target['split'])"

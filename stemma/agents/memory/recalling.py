@@ -1,7 +1,8 @@
 """What a call is reminded of: pins first, then what is near to what was asked, then the last turns; within a budget.
 
-Everything is the caller's own or shared. Nearness is the cosine of vectors, worked out for each of the owner's
-memories: they are few, and an exact answer misses none.
+Everything is the caller's own or shared. Nearness is the cosine of vectors, worked out for each of the owner's memories
+and not by an index: a graph over everybody's misses most of one owner's, and an exact answer takes microseconds for
+each. What could grow without end, the summaries of calls, is looked at as far back as `MOST_EPISODES`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from stemma.store.database import Connection
 
 LEAST_NEARNESS: Final = 0.25
 """Cosine below which a memory has nothing to do with a question."""
+MOST_EPISODES: Final = 10_000
+"""Summaries of calls, the newest of one owner, among which the near ones are looked for; of facts and passages, all."""
 _CHARACTERS_PER_TOKEN: Final = 4
 _PER_MEMORY: Final = 8
 """Tokens that a memory's source and frame take."""
@@ -33,10 +36,19 @@ _LAST: Final = f"""
     ORDER BY position DESC LIMIT %(limit)s
 """
 _ANY_NEAR: Final = f"SELECT EXISTS (SELECT FROM agent_memories WHERE {_OWN} AND embedding IS NOT NULL)"
+_EPISODES: Final = "agent = %(agent)s AND owner = %(owner)s AND tier = 'episodic'"
+_SEEN: Final = f"""
+    SELECT {COLUMNS}, position, embedding <=> %(vector)s::vector AS distance FROM agent_memories
+    WHERE model_key = %(model_key)s AND pinned_at IS NULL
+"""
 _NEAR: Final = f"""
     SELECT {COLUMNS} FROM (
-        SELECT {COLUMNS}, position, embedding <=> %(vector)s::vector AS distance FROM agent_memories
-        WHERE {_OWN} AND model_key = %(model_key)s AND pinned_at IS NULL OFFSET 0
+        {_SEEN} AND {_OWN} AND tier IN ('semantic', 'vector')
+        UNION ALL
+        {_SEEN} AND tier = ANY (%(tiers)s) AND {LIVING} AND position = ANY (ARRAY(
+            SELECT position FROM agent_memories WHERE {_EPISODES} ORDER BY position DESC LIMIT %(episodes)s
+        ))
+        OFFSET 0
     ) AS known
     WHERE distance <= %(farthest)s ORDER BY distance, position DESC LIMIT %(limit)s
 """
@@ -68,6 +80,7 @@ def _near(
         **wanted,
         "vector": str(vector.tolist()),
         "model_key": encoder.model_key,
+        "episodes": MOST_EPISODES,
         "farthest": 1 - LEAST_NEARNESS,
     }
     return _rows(connection, _NEAR, parameters, count)

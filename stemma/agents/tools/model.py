@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, field_validator
 from pydantic_core import PydanticCustomError
 
 from stemma.agents.model import Grant, ToolContext
-from stemma.governance.decisions.deciding import Decider
-from stemma.knowledge.models import Hit
-from stemma.knowledge.search import Searcher
-from stemma.ledger.service import Ledger
-from stemma.store.database import Database
-from stemma.store.fetch import Network
-from stemma.store.settings import Settings
+
+if TYPE_CHECKING:
+    from stemma.governance.decisions.deciding import Decider
+    from stemma.knowledge.models import Hit
+    from stemma.knowledge.search import Searcher
+    from stemma.ledger.service import Ledger
+    from stemma.store.database import Database
+    from stemma.store.fetch import Network
+    from stemma.store.settings import Settings
 
 
 class Arguments(BaseModel):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pydantic import Field, SecretStr
 
@@ -17,8 +17,9 @@ from stemma.agents.model import SecretUse
 from stemma.agents.tools.model import Arguments, Found, Tool, Use
 from stemma.agents.vault.secrets import hidden, open_secret
 from stemma.errors import Forbidden, InvalidInput, StemmaError
-from stemma.knowledge.convert import convert
-from stemma.store.fetch import Credential, Fetched, fetch
+
+if TYPE_CHECKING:
+    from stemma.store.fetch import Credential, Fetched
 
 MAX_BYTES: Final = 2_000_000
 _DATA: Final = frozenset({"application/json", "application/xml", "text/csv", "text/xml"})
@@ -49,6 +50,9 @@ def _fetch(use: Use, wanted: Address) -> Found:
 
 def _read(use: Use, wanted: Address, values: tuple[SecretStr, ...]) -> tuple[str, str, Fetched]:
     """The title and the text of a page, without the values of secrets, and where it came from."""
+    from stemma.knowledge.convert import convert
+    from stemma.store.fetch import fetch
+
     settings = use.studio.settings
     bounded = settings.model_copy(update={"fetch_max_bytes": min(MAX_BYTES, settings.fetch_max_bytes)})
     credential = None if wanted.secret is None else _credential(use.grant.secrets[wanted.secret], *values)
@@ -76,6 +80,8 @@ def _opened(use: Use, name: str) -> SecretStr:
 
 
 def _credential(permitted: SecretUse, value: SecretStr) -> Credential:
+    from stemma.store.fetch import Credential
+
     said = f"{permitted.scheme} {value.get_secret_value()}".strip()
     return Credential(permitted.host, permitted.header, SecretStr(said))
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
+from urllib.parse import urlsplit
 
 from stemma.llm.failures import FeatureMissing, away, garbage
 from stemma.llm.providers.base import Ended, Feature, Request, Standing
@@ -46,20 +47,9 @@ class Local:
         self._looked_at = 0.0
         self._looking: asyncio.Task[Standing] | None = None
         self._lacks: set[tuple[Feature, str]] = set()
+        self._opened: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        import aiohttp
-
-        key = self._settings.local_model_key
-        headers = {"Content-Type": "application/json"}
-        if key is not None:
-            headers["Authorization"] = f"Bearer {key.get_secret_value()}"
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._settings.llm_connect_timeout),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers=headers,
-        )
         return self
 
     async def __aexit__(
@@ -67,7 +57,26 @@ class Local:
     ) -> None:
         if self._looking is not None:
             self._looking.cancel()
-        await self._session.close()
+        if self._opened is not None:
+            await self._opened.close()
+
+    @property
+    def _session(self) -> aiohttp.ClientSession:
+        """Opened when something is asked of the server for the first time: many a process never does."""
+        if self._opened is None:
+            import aiohttp
+
+            key = self._settings.local_model_key
+            headers = {"Content-Type": "application/json"}
+            if key is not None:
+                headers["Authorization"] = f"Bearer {key.get_secret_value()}"
+            self._opened = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._settings.llm_connect_timeout),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers=headers,
+            )
+        return self._opened
 
     @property
     def model(self) -> str:
@@ -101,6 +110,7 @@ class Local:
     async def _look(self) -> Standing:
         try:
             async with asyncio.timeout(_LOOK_SECONDS):
+                await self._require_listener()
                 models = await self._models()
             self._standing = Standing("ready", "It answers.", models, datetime.now(UTC))
         except (OSError, ValueError, TypeError, KeyError, RecursionError, self._client_error()):
@@ -110,6 +120,14 @@ class Local:
             self._looked_at = time.monotonic()
             self._looking = None
         return self._standing
+
+    async def _require_listener(self) -> None:
+        """Raises OSError where nobody listens, for which no client has to be imported."""
+        if self._opened is None:
+            parts = urlsplit(self._url)
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            _, writer = await asyncio.open_connection(parts.hostname, port)
+            writer.close()
 
     async def _models(self) -> tuple[str, ...]:
         async with self._session.get(f"{self._url}/models", allow_redirects=False) as response:

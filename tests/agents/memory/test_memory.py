@@ -49,6 +49,20 @@ def test_a_call_leaves_its_words_and_a_summary(mind: Any, make_agent: Callable[.
     assert len(mind.listed()) == 2 and mind.recall("bread", agent=silent) == []
 
 
+def test_summaries_are_looked_at_as_far_back_as_is_said(mind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fact = mind.give("Bread is baked at five in the morning.")
+    for baker in ("Bob", "Eve"):
+        mind.talk(f"Who bakes the bread on {baker}'s day?", f"{baker} bakes the bread, at five in the morning.")
+
+    def near() -> set[str]:
+        found = mind.recall("Who bakes the bread at five?")
+        return {one.text for one in found if one.tier in ("episodic", "semantic")}
+
+    assert len(near()) == 3
+    monkeypatch.setattr(recalling, "MOST_EPISODES", 1)
+    assert fact.text in near() and len(near()) == 2 and any("Eve" in text for text in near())
+
+
 def test_the_last_turns_are_kept_the_oldest_first(mind: Any, make_agent: Callable[..., Agent]) -> None:
     agent = make_agent(turns=2, top=0)
     for number in range(4):
