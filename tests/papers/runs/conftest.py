@@ -33,8 +33,10 @@ _PATIENCE = 120.0
 
 
 @pytest.fixture
-def scratch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def scratch(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of temporary files of this test alone; its path is short, as those of sockets have to be."""
+    # That of all tests must not come to lie in it.
+    tmp_path_factory.getbasetemp()
     with tempfile.TemporaryDirectory(prefix="st-") as folder:
         monkeypatch.setattr(tempfile, "tempdir", folder)
         monkeypatch.setenv("TMPDIR", folder)
