@@ -8,6 +8,8 @@ READY := $(VENV)/.installed
 WORKERS ?= 4
 BENCH_READY := $(VENV)/.installed-bench
 LITELLM := .venv-litellm
+# Some images forbid Python to keep what it compiled; every process that is started would compile all of it again.
+unexport PYTHONDONTWRITEBYTECODE
 OFFLINE := tests/llm tests/agents tests/test_loopback.py $(addprefix tests/api/test_,llm.py agent_memory.py console_agents.py)
 
 .DEFAULT_GOAL := help
