@@ -248,6 +248,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.ledger = opened.enter_context(Ledger(database.urls, settings, observer=observer))
         app.state.keeper = Keeper(settings, database)
         meter = app.state.meter = opened.enter_context(Meter(database, settings))
+        meter.prepare()
         switches = app.state.switches = opened.enter_context(SwitchBoard(database.urls.app))
         async with (
             Router(settings, searcher, meter, switches) as app.state.router,
@@ -287,7 +288,7 @@ def _relay(app: FastAPI, settings: Settings, database: Database) -> Relay:
     """The relay of agents' calls, over what the process has opened."""
     state = app.state
     logs = state.agent_logs = AgentLogs(settings)
-    tools = Tools(Studio(settings, database, state.searcher, state.decider, state.ledger))
+    tools = Tools(Studio(settings, database, state.searcher, lambda: state.decider, state.ledger))
     outside = Outside(tools, state.keeper, Confidences(settings, state.switches), state.switches)
     return Relay(database, state.ledger, state.router, outside, logs, observe=state.metrics.agent_called)
 

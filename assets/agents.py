@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from assets.governance import DAYS, span_of
+from assets.costs import USAGE_DAYS, span_of
 from assets.product import Partition, Partitions, product
 from resources.store import StoreResource
 from stemma.agents.memory.versions import DISTILLING
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         "Facts distilled from the summaries of each day's calls, for each agent and caller apart: sentences that stand"
         " in them, with the calls that say the same. Also removes memories that expired."
     ),
-    partitions_def=DAYS,
+    partitions_def=USAGE_DAYS,
     backfill_policy=dg.BackfillPolicy.single_run(),
 )
 def semantic_memory(context: dg.AssetExecutionContext, store: StoreResource) -> Partitions:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from functools import cache
+from typing import TYPE_CHECKING
 
 from stemma.agents.logs import AgentLogs
 from stemma.agents.memory.keeper import Keeper
@@ -11,7 +13,6 @@ from stemma.agents.relay import Outside, Relay
 from stemma.agents.tools.model import Studio
 from stemma.agents.tools.toolbox import Tools
 from stemma.agents.vault.confidences import Confidences
-from stemma.governance.decisions.deciding import Decider
 from stemma.knowledge.search import Searcher
 from stemma.ledger.service import Ledger
 from stemma.llm.metering import Meter
@@ -19,6 +20,9 @@ from stemma.llm.router import Router
 from stemma.llm.switches import SwitchBoard
 from stemma.store.database import Database
 from stemma.store.settings import Settings
+
+if TYPE_CHECKING:
+    from stemma.governance.decisions.deciding import Decider
 
 
 @contextlib.asynccontextmanager
@@ -30,7 +34,14 @@ async def open_relay(settings: Settings, database: Database) -> AsyncIterator[tu
         Meter(database, settings) as meter,
         SwitchBoard(database.urls.app) as switches,
     ):
-        tools = Tools(Studio(settings, database, searcher, Decider(database, settings), ledger))
+
+        @cache
+        def decider() -> Decider:
+            from stemma.governance.decisions.deciding import Decider
+
+            return Decider(database, settings)
+
+        tools = Tools(Studio(settings, database, searcher, decider, ledger))
         outside = Outside(tools, Keeper(settings, database), Confidences(settings, switches), switches)
         async with (
             Router(settings, searcher, meter, switches) as router,

@@ -90,6 +90,9 @@ class Meter:
         self._writer = UsageWriter(database.urls.app)
         # One alone, so that what is given back was held before.
         self._holders = ThreadPoolExecutor(1, thread_name_prefix="meter")
+
+    def prepare(self) -> None:
+        """Load the published prices meanwhile, which the first call that needs one would wait for."""
         self._holders.submit(load_published)
 
     def __enter__(self) -> Self:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import re
+import selectors
+import socket
 import threading
 import time
 from collections.abc import Iterable
@@ -100,6 +102,7 @@ class SwitchBoard:
         """`url` is the libpq URI of a role that may read; nothing happens before `with`."""
         self._url = url
         self._ending = threading.Event()
+        self._woken, self._wake = socket.socketpair()
         self._known = Switches()
         self._read_at = float("-inf")
 
@@ -115,7 +118,9 @@ class SwitchBoard:
 
     def __exit__(self, *_: object) -> None:
         self._ending.set()
+        self._wake.close()
         self._thread.join()
+        self._woken.close()
 
     def now(self) -> Switches:
         """What is on; raises Unavailable with code `switches_unknown` where that could not be read for 10 seconds."""
@@ -148,10 +153,15 @@ class SwitchBoard:
 
     def _follow(self, connection: Connection) -> None:
         connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
-        while not self._ending.is_set():
-            self._look(connection)
-            for _ in connection.notifies(timeout=_POLL_SECONDS, stop_after=1):
-                pass
+        with selectors.DefaultSelector() as awaited:
+            awaited.register(connection, selectors.EVENT_READ)
+            # Who ends does not wait until the next look.
+            awaited.register(self._woken, selectors.EVENT_READ)
+            while not self._ending.is_set():
+                self._look(connection)
+                awaited.select(_POLL_SECONDS)
+                for _ in connection.notifies(timeout=0):
+                    pass
 
 
 def read(connection: Connection) -> Switches:

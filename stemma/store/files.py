@@ -19,13 +19,14 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Self, cast
-
-from upath import UPath
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Self, cast
 
 from stemma.errors import Conflict, InvalidInput, NotFound, Unavailable
 from stemma.store.outputs import record_file
 from stemma.store.settings import Settings
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 _BLOCK = 1 << 20
 _KEY_BYTES = 1024
@@ -246,11 +247,20 @@ class FileStore:
 
     def __init__(self, base: UPath | Path | str) -> None:
         """Raises InvalidInput for a URL whose kind of store is unknown or not installed."""
+        self._remote: Any = None
+        self._folder: Path | None = None
+        if isinstance(base, Path):
+            self._folder = base
+            return
+        # Most stores are folders, and fsspec takes a while to import.
+        from upath import UPath
+
         try:
-            self.base = UPath(base)
-            local = self.base.protocol in ("", "file", "local")
-            self._folder = Path(self.base.path) if local else None
-            self._remote: Any = None if local else self.base.fs
+            opened = UPath(base)
+            if opened.protocol in ("", "file", "local"):
+                self._folder = Path(opened.path)
+            else:
+                self._root, self._remote = opened.path, opened.fs
         except (ImportError, ValueError) as error:
             raise InvalidInput(
                 "files_url_unsupported",
@@ -296,7 +306,7 @@ class FileStore:
             return WrittenFile(key, file.sha256, file.size)
 
     def _path(self, key: str) -> str:
-        return f"{self.base.path.rstrip('/')}/{key}"
+        return f"{self._root.rstrip('/')}/{key}"
 
     def open(self, key: str) -> BinaryIO:
         """Open a file for reading; raises NotFound, and InvalidInput for a bad key."""
@@ -377,7 +387,7 @@ class FileStore:
                     yield StoredFile(path.relative_to(folder).as_posix(), path.stat().st_size)
 
     def _list_remote(self, prefix: str) -> Iterator[StoredFile]:
-        root = self._path(prefix) if prefix else self.base.path
+        root = self._path(prefix) if prefix else self._root
         strip = len(self._path(""))
         for path, info in self._remote.find(root, detail=True).items():
             if not prefix or path.startswith(f"{root}/"):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from fnmatch import fnmatchcase
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field
 
 from stemma.agents.tools.model import Arguments, Found, Tool, Use
 from stemma.errors import Forbidden
-from stemma.governance.decisions.deciding import PERMISSION, NodeStopped
-from stemma.governance.decisions.model import Decision
-from stemma.governance.events.model import NewEvent
+
+if TYPE_CHECKING:
+    from stemma.governance.decisions.model import Decision
 
 _TRIES: Final = 3
 
@@ -45,18 +45,22 @@ def _decide(use: Use, asked: Asked) -> Found:
 
 def _decided(use: Use, asked: Asked) -> Decision:
     """The decision; where the node was stopped between verdict and commit, it is asked again."""
-    studio, event = use.studio, NewEvent(asked.event_type, asked.data, entity=asked.entity)
+    from stemma.governance.decisions.deciding import NodeStopped
+    from stemma.governance.events.model import NewEvent
+
+    ledger, decider = use.studio.ledger, use.studio.decider()
+    event = NewEvent(asked.event_type, asked.data, entity=asked.entity)
     for _ in range(_TRIES - 1):
         with contextlib.suppress(NodeStopped):
-            return studio.ledger.commit(studio.decider.decide(use.context.principal, asked.node, event)).result()
-    return studio.ledger.commit(studio.decider.decide(use.context.principal, asked.node, event)).result()
+            return ledger.commit(decider.decide(use.context.principal, asked.node, event)).result()
+    return ledger.commit(decider.decide(use.context.principal, asked.node, event)).result()
 
 
 DECIDE: Final = Tool(
     "decide",
     "Has a node decide about a request by its policy: approved, denied, or put before a person.",
     Asked,
-    (PERMISSION,),
+    ("decide:write",),
     _decide,
     leaves_trace=True,
 )

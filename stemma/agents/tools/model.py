@@ -41,7 +41,7 @@ class Studio:
     settings: Settings
     database: Database
     searcher: Searcher
-    decider: Decider
+    decider: Callable[[], Decider]
     ledger: Ledger
     reachable: Sequence[Network] = ()
 

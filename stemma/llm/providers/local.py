@@ -113,7 +113,7 @@ class Local:
                 await self._require_listener()
                 models = await self._models()
             self._standing = Standing("ready", "It answers.", models, datetime.now(UTC))
-        except (OSError, ValueError, TypeError, KeyError, RecursionError, self._client_error()):
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             what = "Nothing that lists models answers at STEMMA_LOCAL_MODEL_URL."
             self._standing = Standing("unavailable", what, (), datetime.now(UTC))
         finally:
@@ -130,11 +130,14 @@ class Local:
             writer.close()
 
     async def _models(self) -> tuple[str, ...]:
-        async with self._session.get(f"{self._url}/models", allow_redirects=False) as response:
-            if response.status != 200:
-                raise ValueError(f"HTTP {response.status}")
-            listing = json.loads(await _beginning(response, _LARGEST_LISTING))
-            return tuple(clean(str(model["id"])[:200]) for model in listing["data"][:_MOST_MODELS])
+        try:
+            async with self._session.get(f"{self._url}/models", allow_redirects=False) as response:
+                if response.status != 200:
+                    raise ValueError(f"HTTP {response.status}")
+                listing = json.loads(await _beginning(response, _LARGEST_LISTING))
+        except self._client_error() as error:
+            raise OSError(str(error)) from error
+        return tuple(clean(str(model["id"])[:200]) for model in listing["data"][:_MOST_MODELS])
 
     @staticmethod
     def _client_error() -> type[Exception]:

@@ -66,10 +66,10 @@ class OpenAI:
 
     async def look(self) -> Standing:
         """Look now, by a request that costs nothing."""
-        import openai
-
         if self._standing.state == "disabled":
             return self._standing
+        import openai
+
         now = datetime.now(UTC)
         try:
             await self._opened().with_options(timeout=_LOOK_SECONDS).models.retrieve(self.model)

@@ -99,7 +99,7 @@ def workshop(
         index_library(settings, database)
         open_desk(settings, database, 3)
         searcher = Searcher(database, settings)
-        studio = Studio(settings, database, searcher, Decider(database, settings), ledger)
+        studio = Studio(settings, database, searcher, lambda: Decider(database, settings), ledger)
         yield Workshop(studio, Tools(studio))
         searcher.close()
     drop_database(urls)

@@ -282,7 +282,7 @@ def planted_field(
         searcher = Searcher(database, settings)
         opened.callback(searcher.close)
         reachable = (ip_network("127.0.0.0/8"), ip_network("::1"))
-        studio = Studio(settings, database, searcher, Decider(database, settings), ledger, reachable)
+        studio = Studio(settings, database, searcher, lambda: Decider(database, settings), ledger, reachable)
         busy = _agent(
             "busy",
             search_index={},
