@@ -247,7 +247,7 @@ def test_what_nobody_foresaw_is_one_line_and_the_traceback_on_request(
     def fail() -> None:
         raise RuntimeError("the [moon]\nis missing")
 
-    monkeypatch.setattr(entry, "app", broken)
+    monkeypatch.setattr(entry, "build", lambda _: broken)
     _refused(stemma(), 1, "RuntimeError: the [moon] is missing.", "STEMMA_LOG_LEVEL=DEBUG")
     monkeypatch.setenv("STEMMA_LOG_LEVEL", "DEBUG")
     ended = stemma()
@@ -261,7 +261,7 @@ def test_an_interrupted_command_says_so(nothing: None, stemma: Stemma, monkeypat
     def wait() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(entry, "app", interrupted)
+    monkeypatch.setattr(entry, "build", lambda _: interrupted)
     ended = stemma()
     assert (ended.code, ended.out, ended.err) == (130, "", "interrupted\n")
 
