@@ -18,7 +18,6 @@ from stemma.errors import Conflict, StemmaError
 from stemma.ledger.writer import LedgerWriter
 from stemma.papers.runs import artifacts, lifecycle
 from stemma.papers.runs.catalog import get_run
-from stemma.papers.runs.model import Run
 from stemma.store.database import Database
 from stemma.store.files import FileStore
 from stemma.store.settings import Settings, load_settings
@@ -50,19 +49,20 @@ def guarded(run_id: UUID) -> Iterator[None]:
         guard.communicate(b"\n")
 
 
-def close(settings: Settings, database: Database, run_id: UUID) -> Run | None:
-    """End a run that nobody holds any more; None where it is held after all, or has ended."""
+def close(settings: Settings, database: Database, run_id: UUID) -> bool:
+    """End a run that nobody holds any more; whether it has ended, now or before."""
     files = FileStore.open_default(settings)
     with database.snapshot() as connection:
         run = get_run(connection, run_id)
         if run.status.is_final or not run.started_at:
-            return None
+            return run.status.is_final
     with contextlib.suppress(Conflict), LedgerWriter(database.urls.app) as writer:
         change = database.read(lambda connection: lifecycle.lose(connection, run_id))
         with contextlib.suppress(StemmaError), database.snapshot() as connection:
             artifacts.write_told(files, connection, run_id, (), lifecycle.last_stage(run, lifecycle.DEAD))
-        return change.result(writer.append(change.entries, change.companions).result())
-    return None
+        writer.append(change.entries, change.companions).result()
+        return True
+    return False
 
 
 def main() -> None:
@@ -70,7 +70,7 @@ def main() -> None:
     settings = load_settings()
     with Database.open(settings) as database:
         for _ in range(_ATTEMPTS):
-            if close(settings, database, UUID(sys.argv[1])) is not None:
+            if close(settings, database, UUID(sys.argv[1])):
                 return
             time.sleep(_PAUSE)
 
