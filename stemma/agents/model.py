@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from stemma.access.permissions import Role
 from stemma.access.principal import Principal
-from stemma.governance.policy import Prose
 from stemma.knowledge.models import Hit
 from stemma.llm.model import Caller, Part, Prompt, ToolCall, ToolsMode, ToolSpec, Usage
 
@@ -91,7 +90,7 @@ class Agent(_Part):
 
     name: AgentName
     title: Annotated[str, StringConstraints(min_length=1, max_length=60)]
-    purpose: Prose
+    purpose: Annotated[str, StringConstraints(min_length=1, max_length=1_000, pattern=r"\S")]
     prompt: SystemPrompt
     model: ModelPreference = ModelPreference()
     tools: Mapping[_Entry, Grant] = Field(default_factory=dict)

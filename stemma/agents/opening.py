@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from stemma.agents.relay import Outside, Relay
 from stemma.agents.tools.model import Studio
 from stemma.agents.tools.toolbox import Tools
 from stemma.agents.vault.confidences import Confidences
+from stemma.errors import StemmaError
 from stemma.knowledge.search import Searcher
 from stemma.ledger.service import Ledger
 from stemma.llm.metering import Meter
@@ -30,6 +32,7 @@ async def open_relay(settings: Settings, database: Database) -> AsyncIterator[tu
     """The relay and the router that it asks; at the end, what was asked and used has been written down."""
     with (
         contextlib.closing(Searcher(database, settings)) as searcher,
+        _warming(searcher),
         Ledger(database.urls, settings) as ledger,
         Meter(database, settings) as meter,
         SwitchBoard(database.urls.app) as switches,
@@ -48,3 +51,19 @@ async def open_relay(settings: Settings, database: Database) -> AsyncIterator[tu
             Relay(database, ledger, router, outside, AgentLogs(settings)) as relay,
         ):
             yield relay, router
+
+
+@contextlib.contextmanager
+def _warming(searcher: Searcher) -> Iterator[None]:
+    """Open the index beside what else is opened; where there is none, whoever searches is told."""
+
+    def warm() -> None:
+        with contextlib.suppress(StemmaError):
+            searcher.warm()
+
+    thread = threading.Thread(target=warm, name="warming")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()

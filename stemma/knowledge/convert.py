@@ -11,7 +11,7 @@ from typing import Literal
 
 from stemma.knowledge.conversion import decoding, docx, html, markdown, pdf, restructured
 from stemma.knowledge.conversion.titles import shortened, title_from_uri
-from stemma.knowledge.conversion.unreadable import Unreadable
+from stemma.knowledge.conversion.unreadable import Unreadable, too_large
 from stemma.knowledge.models import ConvertedDocument
 from stemma.store.settings import Settings
 
@@ -81,15 +81,6 @@ def converter_version(media_type: str) -> str:
     """What a conversion of this media type depends on: our code's version and its libraries'."""
     own, libraries = _VERSIONS[_BY_MEDIA_TYPE[media_type]]
     return " ".join([own, *(f"{library}={version(library)}" for library in libraries)])
-
-
-def too_large(size: int, settings: Settings) -> Unreadable:
-    """The refusal of a document over `max_document_bytes`."""
-    return Unreadable(
-        "too_large",
-        f"The document has {size:,} bytes; at most {settings.max_document_bytes:,} are read.",
-        hint="Split it, or raise STEMMA_MAX_DOCUMENT_BYTES.",
-    )
 
 
 def _empty() -> Unreadable:

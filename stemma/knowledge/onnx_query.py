@@ -16,6 +16,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ _OUTPUT = "unit_vector"
 _OPSET = 18
 _REMEMBERED_QUERIES = 256
 _LEAST_AGREEMENT = 0.9
+_Stamp = tuple[int, int, int]
+_opening = threading.Lock()
 _PROBES = ("a short query", "How do I add an index to a column that holds vectors?", "create_index")
 
 
@@ -74,8 +77,24 @@ def export_query_encoder(settings: Settings, embedder: Embedder) -> Path:
 
 
 def open_query_encoder(settings: Settings, model_key: str) -> QueryEncoder:
-    """Load the exported graph of one model; raises Unavailable when it is missing or damaged."""
-    return QueryEncoder(query_encoder_folder(settings, model_key))
+    """The exported graph of one model, one for all in a process; raises Unavailable when it is missing or damaged."""
+    folder = query_encoder_folder(settings, model_key)
+    with _opening:
+        return _opened(folder, tuple(_stamp(folder / name) for name in (_GRAPH, _TOKENIZER, _FACTS)))
+
+
+@lru_cache(maxsize=2)
+def _opened(folder: Path, _: tuple[_Stamp | None, ...]) -> QueryEncoder:
+    return QueryEncoder(folder)
+
+
+def _stamp(path: Path) -> _Stamp | None:
+    """What is another when the file was replaced or written to."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 class QueryEncoder:

@@ -19,8 +19,7 @@ from typing import Final, cast
 
 from stemma.access.principal import Principal
 from stemma.errors import Conflict, InvalidInput, NotFound, Unavailable
-from stemma.knowledge.conversion.unreadable import Unreadable
-from stemma.knowledge.convert import too_large
+from stemma.knowledge.conversion.unreadable import Unreadable, too_large
 from stemma.knowledge.models import Source
 from stemma.ledger.change import Change
 from stemma.ledger.journal import audited

@@ -10,13 +10,14 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
-
-import jsonschema_rs
+from typing import TYPE_CHECKING, Any, Final
 
 from stemma.errors import InvalidInput
 from stemma.llm.model import Message, Prompt, ToolCall, ToolSpec
 from stemma.llm.providers.base import Ended
+
+if TYPE_CHECKING:
+    import jsonschema_rs
 
 REPAIRS: Final = 2
 """How often a model is asked to mend an answer."""
@@ -107,6 +108,8 @@ def form_of(prompt: Prompt, *, own_tools: bool, own_schema: bool) -> Form:
 
 def require_schema(schema: Mapping[str, Any], field: str) -> None:
     """Raises InvalidInput (`schema_unusable`) unless answers can be validated against it."""
+    import jsonschema_rs
+
     try:
         if len(json.dumps(schema)) > _LARGEST_SCHEMA:
             raise InvalidInput("schema_unusable", f"It has more than {_LARGEST_SCHEMA:,} characters.", field=field)
@@ -194,6 +197,8 @@ def _found(held: str) -> Any:
 
 
 def _require(schema: Mapping[str, Any], value: Any, what: str) -> None:
+    import jsonschema_rs
+
     try:
         flaw = next(_validator(schema).iter_errors(value), None)
     except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
@@ -204,5 +209,7 @@ def _require(schema: Mapping[str, Any], value: Any, what: str) -> None:
 
 
 def _validator(schema: Mapping[str, Any]) -> jsonschema_rs.Draft202012Validator:
+    import jsonschema_rs
+
     engine = jsonschema_rs.RegexOptions(size_limit=_PATTERN_BYTES)
     return jsonschema_rs.Draft202012Validator(dict(schema), validate_formats=True, pattern_options=engine, offline=True)

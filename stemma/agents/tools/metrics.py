@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field
 
 from stemma.agents.tools.model import Arguments, Found, Tool, Use
-from stemma.jobs.catalog import count_by_kind_and_state
-from stemma.ledger.receipt_catalog import newest_by_asset
-from stemma.store.database import Connection
-from stemma.telemetry import costs
-from stemma.telemetry.health import latest
+
+if TYPE_CHECKING:
+    from stemma.store.database import Connection
 
 _DAYS: Final = 14
 
@@ -37,6 +35,8 @@ class Which(Arguments):
 
 
 def _health(connection: Connection) -> list[dict[str, Any]]:
+    from stemma.telemetry.health import latest
+
     return [
         {
             "service": seen.name,
@@ -50,11 +50,15 @@ def _health(connection: Connection) -> list[dict[str, Any]]:
 
 
 def _jobs(connection: Connection) -> list[dict[str, Any]]:
+    from stemma.jobs.catalog import count_by_kind_and_state
+
     counted = sorted(count_by_kind_and_state(connection).items())
     return [{"kind": kind, "state": state, "jobs": jobs} for (kind, state), jobs in counted]
 
 
 def _assets(connection: Connection) -> list[dict[str, Any]]:
+    from stemma.ledger.receipt_catalog import newest_by_asset
+
     return [
         {
             "asset": found.newest.asset,
@@ -67,6 +71,8 @@ def _assets(connection: Connection) -> list[dict[str, Any]]:
 
 
 def _costs(connection: Connection) -> list[dict[str, Any]]:
+    from stemma.telemetry import costs
+
     return [
         {
             "day": day.day,

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from pydantic import Field
 
 from stemma.agents.tools.model import Arguments, Found, Tool, Use
-from stemma.governance.decisions import catalog as decisions
-from stemma.ledger import receipt_catalog
-from stemma.ledger.attestation import attest, verify_attestation
-from stemma.ledger.keys import public_keys
-from stemma.ledger.receipts import Receipt
-from stemma.store.database import Connection
+
+if TYPE_CHECKING:
+    from stemma.ledger.receipts import Receipt
+    from stemma.store.database import Connection
 
 
 class WhichDecision(Arguments):
@@ -31,7 +29,9 @@ class WhichReceipt(Arguments):
 
 
 def _look_up(use: Use, wanted: WhichDecision) -> Found:
-    decision = use.studio.database.read(lambda connection: decisions.get_decision(connection, wanted.decision_id))
+    from stemma.governance.decisions.catalog import get_decision
+
+    decision = use.studio.database.read(lambda connection: get_decision(connection, wanted.decision_id))
     content = {
         "id": decision.id,
         "node": decision.node,
@@ -52,6 +52,9 @@ def _look_up(use: Use, wanted: WhichDecision) -> Found:
 
 
 def _verify(use: Use, wanted: WhichReceipt) -> Found:
+    from stemma.ledger.attestation import attest, verify_attestation
+    from stemma.ledger.keys import public_keys
+
     studio = use.studio
     receipt = studio.database.read(lambda connection: _find(connection, wanted))
     verified = verify_attestation(attest(studio.database, studio.settings, receipt.id), public_keys(studio.settings))
@@ -72,6 +75,8 @@ def _verify(use: Use, wanted: WhichReceipt) -> Found:
 
 
 def _find(connection: Connection, wanted: WhichReceipt) -> Receipt:
+    from stemma.ledger import receipt_catalog
+
     if wanted.receipt_id is not None:
         return receipt_catalog.read_receipt(connection, wanted.receipt_id)
     return receipt_catalog.newest_receipt(connection, wanted.asset or "", wanted.partition)
