@@ -93,8 +93,8 @@ def build(word: str | None = None) -> typer.Typer:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit; a traceback is shown for an unexpected error only, and only when asked for."""
-    # What is imported stays: looking for garbage in it every 700 objects takes a tenth of a short command.
-    gc.set_threshold(100_000)
+    # What is imported stays: looking for garbage in it again and again takes a tenth of a short command.
+    gc.set_threshold(400_000)
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in given[: given.index("--") if "--" in given else None]
     try:
