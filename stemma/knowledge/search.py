@@ -2,7 +2,8 @@
 
 Both legs propose their best candidates; each candidate then gets its exact score from both, both are scaled to 0–1
 over all candidates, and their weighted sum ranks (a convex combination, after Bruch, Gai & Ingber, "An Analysis of
-Fusion Functions for Hybrid Retrieval", 2023). How an index comes to be is `generations`' business.
+Fusion Functions for Hybrid Retrieval", 2023). Of a section, the best one counts in full and the others a little less,
+so that the first hits are not one section in pieces. How an index comes to be is `generations`' business.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ LONGEST_QUERY = 2000
 LARGEST_PAGE = 100
 DEPTH = CANDIDATES
 DENSE_WEIGHT = 0.55
+REPEATED_SECTION = 0.05
 
 # Under a filter narrower than this share, or over fewer rows, an exact scan is faster than HNSW and misses nothing.
 _NARROW_SHARE = 0.03
@@ -208,7 +210,7 @@ class Searcher:
                 Candidate(chunk_id, source, cosine, cosine, None) for chunk_id, (source, cosine) in by_vector.items()
             )
         by_words |= index.score(request.query, [chunk_id for chunk_id in by_vector if chunk_id not in by_words])
-        return _fused(by_vector, by_words)
+        return _spread(_fused(by_vector, by_words), _sections_of(connection, list(by_vector)))
 
     def _encoder(self, generation: Generation) -> QueryEncoder:
         key = generation.model_key
@@ -365,6 +367,24 @@ def _sources_of(connection: Connection, generation: Generation, chunk_ids: list[
         (chunk_ids,),
     )
     return dict(rows.fetchall())
+
+
+def _sections_of(connection: Connection, chunk_ids: list[int]) -> dict[int, tuple[int, str | None]]:
+    """The top section that each chunk stands in: its document and the first heading of its path."""
+    rows = connection.execute("SELECT id, document_id, heading_path[1] FROM chunks WHERE id = ANY(%s)", (chunk_ids,))
+    return {chunk_id: (document_id, heading) for chunk_id, document_id, heading in rows}
+
+
+def _spread(ranking: list[Candidate], sections: dict[int, tuple[int, str | None]]) -> list[Candidate]:
+    """Take a little off all but the first of each section."""
+    seen: set[tuple[int, str | None]] = set()
+    spread = []
+    for candidate in ranking:
+        section = sections[candidate.chunk_id]
+        repeated = section in seen
+        spread.append(replace(candidate, score=candidate.score - REPEATED_SECTION) if repeated else candidate)
+        seen.add(section)
+    return _ordered(spread)
 
 
 def _fused(by_vector: dict[int, tuple[str, float]], by_words: dict[int, float]) -> list[Candidate]:

@@ -68,7 +68,7 @@ def test_hits_are_ranked_cited_and_quote_their_documents(shelf: Any, mode: Searc
         assert {"otter", "swims"} <= set(words)
 
 
-def test_hybrid_scores_are_the_weighted_sum_of_exact_scores(shelf: Any) -> None:
+def test_hybrid_scores_are_the_weighted_sum_of_exact_scores_less_what_a_repeated_section_costs(shelf: Any) -> None:
     query = "an otter in river 7"
     with shelf.database.snapshot() as connection:
         generation = active(connection)
@@ -76,6 +76,7 @@ def test_hybrid_scores_are_the_weighted_sum_of_exact_scores(shelf: Any) -> None:
         fused = shelf.searcher.rank(connection, generation, query)
         dense = {c.chunk_id: c.dense for c in shelf.searcher.rank(connection, generation, query, mode="dense")}
         lexical = {c.chunk_id: c.lexical for c in shelf.searcher.rank(connection, generation, query, mode="lexical")}
+        documents = dict(connection.execute("SELECT id, document_id FROM chunks").fetchall())
     assert {candidate.chunk_id for candidate in fused} == set(dense) | set(lexical)
     scores = {c.chunk_id: (c.dense or 0.0, c.lexical or 0.0) for c in fused}
     for chunk_id, value in dense.items():
@@ -84,10 +85,26 @@ def test_hybrid_scores_are_the_weighted_sum_of_exact_scores(shelf: Any) -> None:
         assert scores[chunk_id][1] == pytest.approx(value, abs=1e-6)
     low_d, high_d = min(d for d, _ in scores.values()), max(d for d, _ in scores.values())
     low_l, high_l = min(b for _, b in scores.values()), max(b for _, b in scores.values())
+    shown: set[int] = set()
     for candidate in fused:
         d, b = scores[candidate.chunk_id]
         expected = 0.55 * (d - low_d) / (high_d - low_d) + 0.45 * (b - low_l) / (high_l - low_l)
-        assert candidate.score == pytest.approx(expected)
+        # These documents have no headings: each is one section.
+        repeated = documents[candidate.chunk_id] in shown
+        assert candidate.score == pytest.approx(expected - 0.05 * repeated)
+        shown.add(documents[candidate.chunk_id])
+
+
+def test_another_section_comes_before_more_of_the_same(
+    searcher: Searcher, library: Any, reindex: Callable[[], int]
+) -> None:
+    library.write("a/owls", "Owls hunt at night.", "Owls hunt at night.")
+    library.write("b/owls", "Owls hunt at night.")
+    library.write("mice", "Mice sleep by day.")
+    reindex()
+    hits = searcher.search("owls hunt at night", k=4).hits
+    assert [hit.citation.uri for hit in hits] == ["a/owls", "b/owls", "a/owls", "mice"]
+    assert [hit.score for hit in hits] == pytest.approx([1.0, 1.0, 0.95, 0.0])
 
 
 @pytest.mark.parametrize("mode", MODES)
