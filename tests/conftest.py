@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import gc
 import gzip
 import io
 import itertools
@@ -120,6 +121,9 @@ LIBRARY = {
 _TEMPLATE = f"stemma_test_template_{os.getpid()}"
 _LONGEST = (
     "browser/test_pages.py",
+    "browser/test_flows.py",
+    "browser/test_map.py",
+    "browser/test_agents.py",
     "api/test_authorization.py",
     "papers/runs/test_runs.py",
     "agents/tools/test_injection.py",
@@ -136,8 +140,6 @@ _LONGEST = (
     "knowledge/test_embedding.py",
     "knowledge/test_generations.py",
     "knowledge/test_chunking.py",
-    "browser/test_flows.py",
-    "browser/test_map.py",
     "papers/sandbox/test_escapes.py",
 )
 _MEMORY = Path("/dev/shm")
@@ -169,12 +171,29 @@ _SPENDING = """
 """
 
 
+# A full collection looks at all that torch, Dagster and 4,000 tests hold: by Python's thresholds a fifth of the time.
+gc.set_threshold(50_000, 20, 100)
+
+
+def pytest_collection_finish() -> None:
+    """Nothing that is there by now goes away before the end."""
+    gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Side by side, begin with what takes longest, so that no process is left alone with it at the end."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        ranks = {name: rank for rank, name in enumerate(_LONGEST)}
-        tests = Path(__file__).parent
-        items.sort(key=lambda item: ranks.get(item.path.relative_to(tests).as_posix(), len(ranks)))
+    """Side by side, begin with what takes longest, so that no process is left alone with it at the end.
+
+    A module stays in one process with what its tests share, and so does all that a browser looks at: one studio.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    ranks = {name: rank for rank, name in enumerate(_LONGEST)}
+    tests = Path(__file__).parent
+    places = {item: item.path.relative_to(tests).as_posix() for item in items}
+    items.sort(key=lambda item: ranks.get(places[item], len(ranks)))
+    for item, place in places.items():
+        item.add_marker(pytest.mark.xdist_group("browser" if place.startswith("browser/") else place))
 
 
 def _with_database(url: str, name: str) -> str:

@@ -5,9 +5,11 @@ What is expected is worked out here from `PERMISSIONS`. A route that asks for no
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from typing import Final
 from uuid import uuid4
 
@@ -62,9 +64,13 @@ class Sessions:
 
 @dataclass(frozen=True)
 class Studio:
-    """A studio with keys of every role, and a key that nobody here has: another's object."""
+    """A studio with keys of every role, and a key that nobody here has: another's object.
 
-    client: httpx.Client
+    Seventeen thousand requests go down one plain connection: httpx would take longer to ask than the API to answer.
+    """
+
+    line: HTTPConnection
+    origin: str
     keys: dict[Role, Keys]
     sessions: dict[Role, Sessions]
     victim: IssuedKey
@@ -82,20 +88,21 @@ class Studio:
     ) -> tuple[int, str]:
         """The status, and the code of the problem where there is one; a stream is not read."""
         address = re.sub(r"\{[^}]+\}", object_id, path)
-        origin = str(self.client.base_url).rstrip("/")
-        headers = session or ({"Origin": origin} | ({} if key is None else {"Authorization": f"Bearer {key}"}))
+        headers = session or ({"Origin": self.origin} | ({} if key is None else {"Authorization": f"Bearer {key}"}))
         headers = headers | ({} if token is None else {"x-internal-token": token})
-        with self.client.stream(method, address, headers=headers) as answer:
-            if answer.status_code not in DENIED:
-                return answer.status_code, ""
-            answer.read()
-            return answer.status_code, str(answer.json()["code"])
+        self.line.request(method, address, headers=headers)
+        answer = self.line.getresponse()
+        denied = answer.status in DENIED
+        if not denied and answer.length is None:
+            self.line.close()
+            return answer.status, ""
+        told = answer.read()
+        return answer.status, str(json.loads(told)["code"]) if denied else ""
 
     def headers_of(self, opened: OpenedSession, *, token: str | None = None) -> dict[str, str]:
         """What a page of ours sends in this session."""
-        origin = str(self.client.base_url).rstrip("/")
         token = opened.session.csrf_token if token is None else token
-        return {"Cookie": f"{COOKIE}={opened.cookie}", "Origin": origin, **({CSRF_HEADER: token} if token else {})}
+        return {"Cookie": f"{COOKIE}={opened.cookie}", "Origin": self.origin, **({CSRF_HEADER: token} if token else {})}
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +152,10 @@ def studio(
         with psycopg.connect(urls.owner) as connection:
             revoked = [one.revoked.session.key_id for one in begun.values()]
             connection.execute("UPDATE api_keys SET revoked_at = now() WHERE id = ANY(%s)", (revoked,))
-        yield Studio(client, keys, begun, victim, _source(settings, database))
+        line = HTTPConnection(client.base_url.host, client.base_url.port, timeout=30)
+        origin = str(client.base_url).rstrip("/")
+        yield Studio(line, origin, keys, begun, victim, _source(settings, database))
+        line.close()
     drop_database(urls)
 
 
