@@ -51,7 +51,7 @@ browser: $(READY) ## Find Chromium or install it
 
 test: $(READY) ## Run the tests, side by side where there are cores
 	@$(BIN)/stemma browser install || echo "The tests that need a browser are skipped."
-	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 offline: $(READY) ## Test models and agents on a network that has nothing but loopback (Linux, as root)
 	@unshare --net sh -c 'ip link set lo up && exec $(BIN)/python -m pytest $(OFFLINE)'

@@ -46,6 +46,8 @@ from hypothesis import settings as hypothesis_settings
 from psycopg import sql
 from reportlab.lib.pdfencrypt import StandardEncryption
 from reportlab.pdfgen.canvas import Canvas
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from api.server import Server, listen
 from stemma.access.keys import IssuedKey, NewKey, create_key
@@ -180,20 +182,23 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Side by side, begin with what takes longest, so that no process is left alone with it at the end.
+    """Side by side, begin with what takes longest, so that no process is left alone with it at the end."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        ranks = {name: rank for rank, name in enumerate(_LONGEST)}
+        tests = Path(__file__).parent
+        items.sort(key=lambda item: ranks.get(item.path.relative_to(tests).as_posix(), len(ranks)))
 
-    A module stays in one process with what its tests share, and so does all that a browser looks at: one studio.
-    """
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        return
-    ranks = {name: rank for rank, name in enumerate(_LONGEST)}
-    tests = Path(__file__).parent
-    places = {item: item.path.relative_to(tests).as_posix() for item in items}
-    items.sort(key=lambda item: ranks.get(places[item], len(ranks)))
-    for item, place in places.items():
-        item.add_marker(pytest.mark.xdist_group("browser" if place.startswith("browser/") else place))
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Give processes whole modules, whose tests share what is costly, and one of them all that a browser looks at."""
+    return _Modules(config, log)
+
+
+class _Modules(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        return "browser" if nodeid.startswith("tests/browser/") else nodeid.partition("::")[0]
 
 
 def _with_database(url: str, name: str) -> str:
