@@ -71,10 +71,17 @@ class _Trees:
             for chain, frontier in self.frontiers.items():
                 if tails.get(chain, 0) < frontier.size:
                     raise _contradiction(chain, f"it had {frontier.size:,} entries and has {tails.get(chain, 0):,}")
-            grown = [chain for chain, seq in tails.items() if chain not in self._tips or seq > self._size(chain)]
+            grown = self._grown(tails)
             for chain in grown:
                 self._extend(connection, chain)
         return bool(grown)
+
+    def behind(self, connection: Connection) -> bool:
+        """Whether a chain has grown since."""
+        return bool(self._grown(read_tails(connection)))
+
+    def _grown(self, tails: dict[str, int]) -> list[str]:
+        return [chain for chain, seq in tails.items() if chain not in self._tips or seq > self._size(chain)]
 
     def _size(self, chain: str) -> int:
         return self.frontiers[chain].size if chain in self.frontiers else 0
@@ -115,6 +122,10 @@ class _Session:
         connection.isolation_level = IsolationLevel.REPEATABLE_READ
         self._trees = _Trees.resume(connection, self._newest)
 
+    def behind(self) -> bool:
+        """Whether entries wait that no head of this session covers."""
+        return self._trees.behind(self._connection)
+
     def sign_pending(self) -> SignedHead | None:
         """Sign and keep a head when there is something new; None otherwise. After an error the session is over."""
         if not self._trees.catch_up(self._connection):
@@ -151,6 +162,10 @@ def sign_once(url: str, settings: Settings) -> SignedHead | None:
 
 def _leads(connection: Connection) -> bool:
     return connection.execute("SELECT pg_try_advisory_lock(%s)", (_SIGNER_LOCK,)).fetchone() == (True,)
+
+
+def _resign(connection: Connection) -> None:
+    connection.execute("SELECT pg_advisory_unlock(%s)", (_SIGNER_LOCK,))
 
 
 class LedgerSigner:
@@ -214,6 +229,16 @@ class LedgerSigner:
                 self._signed(session.sign_pending())
             if not ending:
                 self._wake.wait(_POLL)
+        if session is not None:
+            self._hand_over(connection, session)
+
+    def _hand_over(self, connection: Connection, session: _Session) -> None:
+        """Give the lock up; sign what came from those who saw it held until now and have gone away since."""
+        _resign(connection)
+        while session.behind() and _leads(connection):
+            session = _Session(connection, self._settings)
+            self._signed(session.sign_pending())
+            _resign(connection)
 
     def _signed(self, signed: SignedHead | None) -> None:
         if self._status.alert is not None:

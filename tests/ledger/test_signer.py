@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from stemma.errors import CheckFailed, NotFound, StemmaError, Unavailable
-from stemma.ledger import proofs
+from stemma.ledger import proofs, signer
 from stemma.ledger.entries import Entry, NewEntry
 from stemma.ledger.heads import HeadStore, sign_head
 from stemma.ledger.keys import keys_folder, public_keys, rotate_signing_key, signing_key
@@ -29,7 +29,7 @@ from stemma.ledger.service import Ledger
 from stemma.ledger.signer import LedgerSigner, sign_once
 from stemma.ledger.verification import Report
 from stemma.ledger.writer import LedgerWriter
-from stemma.store.database import Database
+from stemma.store.database import Connection, Database
 from stemma.store.settings import REPOSITORY, Settings
 
 CHAIN = "decisions:finance"
@@ -75,15 +75,37 @@ def test_closing_signs_the_tail(
     assert all(future.done() for future in futures) and covered(settings) == 50
 
 
+def test_what_comes_from_others_while_the_signer_ends_is_signed(
+    database: Database,
+    settings: Settings,
+    writer: LedgerWriter,
+    new_entry: Callable[..., NewEntry],
+    until: Until,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resign, left = signer._resign, [1, 2]
+
+    def come_and_go_before(connection: Connection) -> None:
+        if left:
+            writer.append([new_entry(left.pop())]).result(20)
+            assert sign_once(database.urls.app, settings) is None
+        resign(connection)
+
+    monkeypatch.setattr(signer, "_resign", come_and_go_before)
+    with LedgerSigner(database.urls.app, settings) as ending:
+        until(lambda: ending.status().leading)
+    assert left == [] and covered(settings) == 2
+
+
 def test_starting_signs_what_others_left(
     database: Database, settings: Settings, writer: LedgerWriter, new_entry: Callable[..., NewEntry], until: Until
 ) -> None:
     writer.append([new_entry(1)]).result(20)
-    with LedgerSigner(database.urls.app, settings) as signer:
+    with LedgerSigner(database.urls.app, settings) as started:
         until(lambda: covered(settings) == 1)
         writer.append([new_entry(2), new_entry(1, "audit")]).result(20)
         until(lambda: covered(settings) == 2 and covered(settings, "audit") == 1)
-        until(lambda: signer.status().head_at is not None)
+        until(lambda: started.status().head_at is not None)
 
 
 def test_one_process_signs_and_another_takes_over(
@@ -213,8 +235,8 @@ def test_nothing_that_contradicts_a_head_is_signed(
     with pytest.raises(CheckFailed) as caught:
         sign_once(database.urls.app, settings)
     assert caught.value.code == "ledger_contradicts_head"
-    with LedgerSigner(database.urls.app, settings) as signer:
-        until(lambda: signer.status().alert_code == "ledger_contradicts_head")
+    with LedgerSigner(database.urls.app, settings) as started:
+        until(lambda: started.status().alert_code == "ledger_contradicts_head")
     assert HeadStore(settings).keys() == before
 
 
