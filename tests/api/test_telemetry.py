@@ -163,7 +163,7 @@ def test_a_request_and_its_appends_are_one_trace(
 ) -> None:
     traced_settings = settings.model_copy(update={"otel_endpoint": receiver.url})
     with serve(failing(traced_settings, database)) as client:
-        body = {"name": "ada", "role": "Viewer", "scopes": ["search:read"]}
+        body = {"name": "hypatia", "role": "Viewer", "scopes": ["search:read"]}
         created = client.post("/api/v1/keys", json=body)
         client.get("/readyz/7/fail?token=hidden")
         client.get("/healthz")
@@ -175,7 +175,7 @@ def test_a_request_and_its_appends_are_one_trace(
     assert append["stemma.ledger.entries"] >= 1
     assert spans["GET /readyz/{number}/fail"]["failed"] and not spans["GET /healthz"]["failed"]
     assert b"hidden" not in b"".join(body for _, body in receiver.came)
-    assert b"ada" not in b"".join(body for _, body in receiver.came)
+    assert b"hypatia" not in b"".join(body for _, body in receiver.came)
 
 
 def test_work_that_is_no_request_is_a_trace_of_its_own(receiver: Any) -> None:
