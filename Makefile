@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 # Tests wait for servers and processes as often as they compute, also where there are but two cores.
-WORKERS ?= 4
+WORKERS ?= 3
 BENCH_READY := $(VENV)/.installed-bench
 LITELLM := .venv-litellm
 # Some images forbid Python to keep what it compiled; every process that is started would compile all of it again.
