@@ -37,6 +37,7 @@ LARGEST_PAGE = 100
 DEPTH = CANDIDATES
 DENSE_WEIGHT = 0.55
 REPEATED_SECTION = 0.05
+_SPREAD = 30
 
 # Under a filter narrower than this share, or over fewer rows, an exact scan is faster than HNSW and misses nothing.
 _NARROW_SHARE = 0.03
@@ -210,7 +211,7 @@ class Searcher:
                 Candidate(chunk_id, source, cosine, cosine, None) for chunk_id, (source, cosine) in by_vector.items()
             )
         by_words |= index.score(request.query, [chunk_id for chunk_id in by_vector if chunk_id not in by_words])
-        return _spread(_fused(by_vector, by_words), _sections_of(connection, list(by_vector)))
+        return _spread(connection, _fused(by_vector, by_words))
 
     def _encoder(self, generation: Generation) -> QueryEncoder:
         key = generation.model_key
@@ -369,22 +370,17 @@ def _sources_of(connection: Connection, generation: Generation, chunk_ids: list[
     return dict(rows.fetchall())
 
 
-def _sections_of(connection: Connection, chunk_ids: list[int]) -> dict[int, tuple[int, str | None]]:
-    """The top section that each chunk stands in: its document and the first heading of its path."""
-    rows = connection.execute("SELECT id, document_id, heading_path[1] FROM chunks WHERE id = ANY(%s)", (chunk_ids,))
-    return {chunk_id: (document_id, heading) for chunk_id, document_id, heading in rows}
-
-
-def _spread(ranking: list[Candidate], sections: dict[int, tuple[int, str | None]]) -> list[Candidate]:
-    """Take a little off all but the first of each section."""
+def _spread(connection: Connection, ranking: list[Candidate]) -> list[Candidate]:
+    """Take a little off those of the leading candidates whose section, a document's top heading, led before."""
+    leading = [candidate.chunk_id for candidate in ranking[:_SPREAD]]
+    rows = connection.execute("SELECT id, document_id, heading_path[1] FROM chunks WHERE id = ANY(%s)", (leading,))
+    sections = {chunk_id: (document_id, heading) for chunk_id, document_id, heading in rows}
     seen: set[tuple[int, str | None]] = set()
-    spread = []
-    for candidate in ranking:
-        section = sections[candidate.chunk_id]
-        repeated = section in seen
-        spread.append(replace(candidate, score=candidate.score - REPEATED_SECTION) if repeated else candidate)
-        seen.add(section)
-    return _ordered(spread)
+    for at, chunk_id in enumerate(leading):
+        if sections[chunk_id] in seen:
+            ranking[at] = replace(ranking[at], score=ranking[at].score - REPEATED_SECTION)
+        seen.add(sections[chunk_id])
+    return _ordered(ranking)
 
 
 def _fused(by_vector: dict[int, tuple[str, float]], by_words: dict[int, float]) -> list[Candidate]:
