@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from api.console import navigation
 from api.console.themes import COOKIE as THEME
 from api.console.themes import Theme
 from api.sessions import COOKIE as SESSION
+from stemma.store.settings import REPOSITORY
 
 PHONE: ViewportSize = {"width": 390, "height": 844}
 NARROWEST: ViewportSize = {"width": 320, "height": 640}
@@ -24,7 +26,7 @@ AXE: dict[str, Any] = {
     "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
     "resultTypes": ["violations"],
 }
-# A theme is a set of colours and nothing else.
+# A theme is a set of colours and nothing else, as `test_a_theme_is_a_set_of_colours` makes sure.
 COLOURS = {**AXE, "runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}}
 SEEN_IN: Final = ((Theme.NARCO_NOIR, AXE), (Theme.VIBELABZ_CLEAN, COLOURS))
 
@@ -123,6 +125,13 @@ def test_a_page_says_the_same_without_javascript(console: Any, page: Any) -> Non
     assert page.text in answer.text
     assert "unsafe-inline" not in answer.headers["Content-Security-Policy"]
     assert " style=" not in answer.text and "<style" not in answer.text
+
+
+def test_a_theme_is_a_set_of_colours() -> None:
+    sheets = "\n".join(sheet.read_text("utf-8") for sheet in (REPOSITORY / "api/console/static").glob("*.css"))
+    themed = re.findall(r"data-theme[^{}]*\{([^{}]*)\}", sheets)
+    declared = {line.partition(":")[0].strip() for rule in themed for line in rule.split(";") if line.strip()}
+    assert declared == {"color-scheme", "filter"}
 
 
 def test_every_family_is_looked_at(console: Any, pages: Any) -> None:
